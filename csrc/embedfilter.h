@@ -1,0 +1,143 @@
+/* The contract of embedfilter's C core.
+ *
+ * The core is arithmetic on plain arrays: it opens no files, knows nothing of
+ * Python, and never prints, exits or aborts. Every fallible function returns an
+ * ef_status; the caller's ef_detail then says where the fault lies.
+ *
+ * Conventions
+ *   - matrices are row-major; the shape stands in a comment beside each pointer;
+ *   - sizes are size_t and count elements unless the name ends in _bytes;
+ *   - input is only read, output is only written, and the two never overlap;
+ *   - n_threads is the number of threads to use, the caller included; the result
+ *     does not depend on it;
+ *   - every function may be called from several threads at once.
+ */
+#ifndef EMBEDFILTER_H
+#define EMBEDFILTER_H
+
+#include <stdbool.h>
+#include <stddef.h>
+#include <stdint.h>
+
+/* ---- Status ------------------------------------------------------------- */
+
+typedef enum ef_status {
+    EF_OK = 0,
+    EF_NO_MEMORY,   /* an allocation of detail.count bytes failed */
+    EF_TOO_LARGE,   /* a size does not fit the arithmetic (size_t, or LAPACK's int) */
+    EF_NOT_FINITE,  /* row detail.row of the input holds NaN or infinity */
+    EF_OVERFLOW,    /* row detail.row overflows the arithmetic or the output type */
+    EF_LAPACK,      /* the LAPACK routine reported detail.count as its info */
+    EF_UNAVAILABLE, /* this machine or this build lacks what was asked for */
+} ef_status;
+
+/* Where a fault lies. Meaningful only after a status other than EF_OK. */
+typedef struct ef_detail {
+    size_t row;   /* the first faulty row, counted from 0 */
+    size_t count; /* see the status */
+} ef_detail;
+
+/* One line of English for a status, never NULL. */
+const char *ef_status_text(ef_status status);
+
+/* ---- Element types ------------------------------------------------------ */
+
+typedef enum ef_dtype { EF_F16, EF_BF16, EF_F32, EF_F64 } ef_dtype;
+
+/* A matrix that is read: (n_rows, n_cols), rows `stride_bytes` apart (any sign,
+ * a multiple of the element's size), elements of a row adjacent. */
+typedef struct ef_matrix {
+    const unsigned char *data;
+    ptrdiff_t stride_bytes;
+    size_t n_rows, n_cols;
+    ef_dtype dtype;
+} ef_matrix;
+
+/* ---- Instruction sets (cpu.c) ------------------------------------------- */
+
+/* Number of instruction sets that this build *and* this machine can run, and their
+ * names, best first: "avx2" or "neon", then always "scalar". */
+size_t ef_isa_count(void);
+const char *ef_isa_name(size_t index); /* index < ef_isa_count() */
+
+/* The instruction set in use, and its choice by name; EF_UNAVAILABLE leaves it as it
+ * was. The best one is chosen before the first call. */
+const char *ef_get_isa(void);
+ef_status ef_set_isa(const char *name);
+
+/* ---- Threads (threads.c) ------------------------------------------------ */
+
+/* Runs task(context, i) once for each i < n_tasks, on at most n_threads threads, the
+ * caller's own among them, and returns when all are done. Tasks are handed out one at a
+ * time, so they may be of unequal cost. The pool is made at first use and again after
+ * fork; while another caller holds it, or where threads cannot be made, the caller does
+ * all the tasks itself. */
+typedef void ef_task(void *context, size_t index);
+void ef_parallel_for(size_t n_threads, size_t n_tasks, ef_task *task, void *context);
+
+/* ---- Gram matrix (gram.c) ----------------------------------------------- */
+
+/* Adds W^T W to the upper triangle of `gram`.
+ *   gram  (d, d) float64, d = w.n_cols; what lies below the diagonal's 12-wide
+ *         blocks is left alone
+ *   w     (n, d) of any ef_dtype
+ * Each element is widened to float64 exactly and the sums run in float64.
+ * EF_NOT_FINITE: detail.row is the first row with NaN or infinity, detail.count the
+ * number of such rows; `gram` is then unspecified. EF_NO_MEMORY, EF_TOO_LARGE. */
+ef_status ef_gram_add(double *gram, ef_matrix w, size_t n_threads, ef_detail *detail);
+
+/* ---- Eigenvectors (eigen.c) --------------------------------------------- */
+
+/* All eigenvalues and eigenvectors of a symmetric matrix, by LAPACK's dsyevd.
+ *   matrix  (d, d) float64: the upper triangle is read; on return row i is the unit
+ *           eigenvector of values[i]
+ *   values  (d), ascending
+ * EF_NOT_FINITE / EF_OVERFLOW never come from here: a matrix with NaN or infinity gives
+ * EF_NOT_FINITE with detail.row before LAPACK, which might not return, sees it.
+ * EF_TOO_LARGE for d > 32766 (LAPACK's work size is a 32-bit int). Calls are serialised:
+ * OpenBLAS is not safe to enter twice everywhere. */
+ef_status ef_eigh(double *matrix, double *values, size_t d, size_t n_threads, ef_detail *detail);
+
+/* ---- Projection (project.c, quantize.c) --------------------------------- */
+
+/* A filter's matrix, laid out for the kernels. */
+typedef struct ef_filter ef_filter;
+
+/* Packs `components` (k, d) float32 into *filter, which the caller frees. k, d >= 1. */
+ef_status ef_filter_new(const float *components, size_t k, size_t d, ef_filter **filter,
+                        ef_detail *detail);
+void ef_filter_free(ef_filter *filter); /* NULL is allowed */
+
+/* The form of a projected row. k values each, except EF_BITS. */
+typedef enum ef_precision {
+    EF_OUT_F32,
+    EF_OUT_F16,
+    EF_OUT_BF16,
+    EF_OUT_I8,  /* trunc((y - start) / step - 128), saturated */
+    EF_OUT_U8,  /* trunc((y - start) / step), saturated */
+    EF_OUT_BITS /* ceil(k / 8) bytes: bit 7 of byte 0 is set where y[0] > 0, and so on */
+} ef_precision;
+
+/* What becomes of y = C x before it is stored. */
+typedef struct ef_output {
+    ef_precision precision;
+    bool normalize;      /* divide by the L2 norm; a row of zeros stays so */
+    const float *starts; /* (k), EF_OUT_I8 and EF_OUT_U8 only */
+    const float *steps;  /* (k), finite and not 0 */
+} ef_output;
+
+/* Bytes of one output row, 0 for k = 0. */
+size_t ef_output_row_bytes(ef_precision precision, size_t k);
+
+/* out[i] = form(C x[i]) for every row i of x.
+ *   x    (n, d) of any ef_dtype; float64 is rounded to float32 first
+ *   out  (n, ef_output_row_bytes), C-contiguous, aligned for its type
+ * A product is a chain of float32 fused multiply-adds over runs of 256 inputs, the runs
+ * added up in float32; norms are summed in float64. The order is fixed, so a row's result
+ * is the same to the bit for every batch, thread count and instruction set.
+ * EF_NOT_FINITE: x has NaN or infinity in detail.row. EF_OVERFLOW: the row's values do
+ * not fit float32 or the output type. `out` is then unspecified. EF_NO_MEMORY. */
+ef_status ef_project(const ef_filter *filter, ef_matrix x, ef_output form, void *out,
+                     size_t n_threads, ef_detail *detail);
+
+#endif

@@ -1,0 +1,110 @@
+/* The kernels and their table: one function type for each operation, one function for each
+ * operation, element type and instruction set, named ef_<operation>_<type>_<isa>, in the
+ * file <operation>_<isa>.c.
+ *
+ * The scalar functions are the oracle: plain C, one operation at a time. The others return
+ * the same to the bit, except gram_f64, whose order of summation is each one's own.
+ * No pointer needs an alignment beyond its element's, unless a comment says so.
+ */
+#ifndef EMBEDFILTER_KERNELS_H
+#define EMBEDFILTER_KERNELS_H
+
+#include <stddef.h>
+#include <stdint.h>
+
+enum {
+    EF_GRAM_PANEL = 12,   /* columns of a Gram panel */
+    EF_FILTER_PANEL = 24, /* components in a filter panel */
+    EF_TILE_ROWS = 4,     /* rows of x in a projection tile */
+    EF_RUN = 256,         /* inputs whose products are summed before they are added to y */
+};
+
+/* Put before each function of an _avx2.c file: the rest of the build stays at the baseline. */
+#if defined(__x86_64__)
+#define EF_AVX2 __attribute__((target("avx2,fma,f16c")))
+#endif
+
+/* ---- convert: n elements of one type as another ------------------------- */
+/* Widening is exact; narrowing rounds to nearest, ties to even; what is too large becomes
+ * infinity, NaN stays NaN. */
+typedef void ef_f16_to_f32(const uint16_t *src, float *dst, size_t n);
+typedef void ef_bf16_to_f32(const uint16_t *src, float *dst, size_t n);
+typedef void ef_f32_to_f64(const float *src, double *dst, size_t n);
+typedef void ef_f64_to_f32(const double *src, float *dst, size_t n);
+typedef void ef_f32_to_f16(const float *src, uint16_t *dst, size_t n);
+typedef void ef_f32_to_bf16(const float *src, uint16_t *dst, size_t n);
+
+/* ---- gram: tile += a^T b ------------------------------------------------ */
+/*   a, b  (n, EF_GRAM_PANEL), adjacent rows
+ *   tile  (EF_GRAM_PANEL, EF_GRAM_PANEL), rows `stride` elements apart */
+typedef void ef_gram_f64(const double *a, const double *b, size_t n, double *tile, size_t stride);
+
+/* ---- project: y (+)= x panel, over one run of inputs -------------------- */
+/*   x      (n_rows, n), rows `x_stride` elements apart; 1 <= n_rows <= EF_TILE_ROWS
+ *   panel  (n, EF_FILTER_PANEL), 32-byte aligned; n <= EF_RUN
+ *   y      (n_rows, EF_FILTER_PANEL), rows `y_stride` elements apart; where `first` is
+ *          true it is overwritten, not read
+ * Each sum is a chain of fused multiply-adds in order of the inputs, begun at +0. */
+typedef void ef_project_f32(const float *x, size_t x_stride, size_t n_rows, const float *panel,
+                            size_t n, float *y, size_t y_stride, int first);
+
+/* ---- quantize: the last steps of a projected row of n values ------------ */
+/* The sum of squares in float64: element i is added to sum i mod 8, and these are added as
+ * ((s0+s4) + (s2+s6)) + ((s1+s5) + (s3+s7)). */
+typedef double ef_squares_f32(const float *y, size_t n);
+/* The largest magnitude of finite values, 0 for n = 0. */
+typedef float ef_abs_max_f32(const float *y, size_t n);
+/* dst[i] = float32(float64(y[i]) * factor); dst may be y. */
+typedef void ef_scale_f32(const float *y, double factor, float *dst, size_t n);
+/* trunc((y - start) / step - 128), in float32, saturated; y, starts and steps are (n). */
+typedef void ef_to_i8(const float *y, const float *starts, const float *steps, int8_t *dst,
+                      size_t n);
+/* trunc((y - start) / step), likewise. */
+typedef void ef_to_u8(const float *y, const float *starts, const float *steps, uint8_t *dst,
+                      size_t n);
+/* Bit 7 - i % 8 of dst[i / 8] is y[i] > 0; the unused bits of the last byte are 0. */
+typedef void ef_to_bits(const float *y, uint8_t *dst, size_t n);
+
+/* ---- the functions ------------------------------------------------------ */
+ef_f16_to_f32 ef_f16_to_f32_scalar, ef_f16_to_f32_avx2, ef_f16_to_f32_neon;
+ef_bf16_to_f32 ef_bf16_to_f32_scalar, ef_bf16_to_f32_avx2, ef_bf16_to_f32_neon;
+ef_f32_to_f64 ef_f32_to_f64_scalar, ef_f32_to_f64_avx2, ef_f32_to_f64_neon;
+ef_f64_to_f32 ef_f64_to_f32_scalar, ef_f64_to_f32_avx2, ef_f64_to_f32_neon;
+ef_f32_to_f16 ef_f32_to_f16_scalar, ef_f32_to_f16_avx2, ef_f32_to_f16_neon;
+ef_f32_to_bf16 ef_f32_to_bf16_scalar, ef_f32_to_bf16_avx2, ef_f32_to_bf16_neon;
+ef_gram_f64 ef_gram_f64_scalar, ef_gram_f64_avx2, ef_gram_f64_neon;
+ef_project_f32 ef_project_f32_scalar, ef_project_f32_avx2, ef_project_f32_neon;
+ef_squares_f32 ef_squares_f32_scalar, ef_squares_f32_avx2, ef_squares_f32_neon;
+ef_abs_max_f32 ef_abs_max_f32_scalar, ef_abs_max_f32_avx2, ef_abs_max_f32_neon;
+ef_scale_f32 ef_scale_f32_scalar, ef_scale_f32_avx2, ef_scale_f32_neon;
+ef_to_i8 ef_to_i8_scalar, ef_to_i8_avx2, ef_to_i8_neon;
+ef_to_u8 ef_to_u8_scalar, ef_to_u8_avx2, ef_to_u8_neon;
+ef_to_bits ef_to_bits_scalar, ef_to_bits_avx2, ef_to_bits_neon;
+
+/* ---- the table: one for each instruction set, in tables.c --------------- */
+typedef struct ef_kernels {
+    const char *isa;
+    ef_f16_to_f32 *f16_to_f32;
+    ef_bf16_to_f32 *bf16_to_f32;
+    ef_f32_to_f64 *f32_to_f64;
+    ef_f64_to_f32 *f64_to_f32;
+    ef_f32_to_f16 *f32_to_f16;
+    ef_f32_to_bf16 *f32_to_bf16;
+    ef_gram_f64 *gram_f64;
+    ef_project_f32 *project_f32;
+    ef_squares_f32 *squares_f32;
+    ef_abs_max_f32 *abs_max_f32;
+    ef_scale_f32 *scale_f32;
+    ef_to_i8 *to_i8;
+    ef_to_u8 *to_u8;
+    ef_to_bits *to_bits;
+} ef_kernels;
+
+extern const ef_kernels ef_kernels_scalar;
+extern const ef_kernels ef_kernels_avx2; /* x86-64 only */
+extern const ef_kernels ef_kernels_neon; /* aarch64 only */
+
+/* The table in use (cpu.c). */
+const ef_kernels *ef_active_kernels(void);
+
+#endif

@@ -1,0 +1,26 @@
+from typing import Any, Literal
+
+import numpy as np
+from numpy.typing import NDArray
+
+_Precision = Literal["float32", "float16", "bfloat16", "int8", "uint8", "ubinary"] | str
+
+def available_isas() -> tuple[str, ...]: ...
+def get_isa() -> str: ...
+def set_isa(name: str, /) -> None: ...
+def gram_add(gram: NDArray[np.float64], w: NDArray[Any], n_threads: int, /) -> None: ...
+def eigh(matrix: NDArray[np.float64], n_threads: int, /) -> NDArray[np.float64]: ...
+
+class PackedFilter:
+    def __new__(cls, components: NDArray[np.float32]) -> PackedFilter: ...
+    def project(
+        self,
+        x: NDArray[Any],
+        out: NDArray[Any],
+        precision: _Precision,
+        normalize: bool,
+        starts: NDArray[np.float32] | None,
+        steps: NDArray[np.float32] | None,
+        n_threads: int,
+        /,
+    ) -> None: ...

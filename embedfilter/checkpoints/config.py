@@ -1,0 +1,129 @@
+"""What a model's config.json says about its unembedding matrix, as a cross-check.
+
+The tensors decide which matrix is taken. The config is only compared with it:
+the hidden size and the vocabulary must not contradict it, and a
+``tie_word_embeddings`` that disagrees is reported (published checkpoints have
+the flag wrong).
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from embedfilter.checkpoints.files import InputFile, exists, file_in_folder, parse_json, shown
+from embedfilter.errors import CheckpointError
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+__all__ = ["ModelFacts", "read_config"]
+
+_MAX_CONFIG = 16 << 20
+# The sections that describe the language model of a multimodal one.
+_TEXT_SECTIONS = ("text_config", "llm_config", "language_config")
+_HIDDEN_SIZE = ("hidden_size", "n_embd", "d_model", "n_embed", "dim")
+_VOCAB_SIZE = ("vocab_size", "n_vocab")
+
+
+@dataclass(frozen=True)
+class ModelFacts:
+    """Sizes that a file states about the model.
+
+    Attributes
+    ----------
+    where : str
+        What states them, for messages.
+    hidden_sizes : tuple of int
+        Hidden sizes; a multimodal model may state several. Empty: unknown.
+    vocab_sizes : tuple of int
+        Sizes of the vocabulary, likewise.
+    tied : bool or None
+        Whether the head is said to share the input embedding; None: not said.
+    """
+
+    where: str
+    hidden_sizes: tuple[int, ...] = ()
+    vocab_sizes: tuple[int, ...] = ()
+    tied: bool | None = None
+
+    def check(self, where: str, name: str, shape: tuple[int, ...]) -> None:
+        """Raise when the tensor `name` of shape `shape` contradicts the facts.
+
+        More rows than the vocabulary are right: matrices are padded.
+        """
+        if len(shape) != 2:
+            return  # refused for what it is
+        rows, columns = shape
+        tensor = f"{where}: tensor {shown(name)} of shape {shown(shape)}"
+        if self.hidden_sizes and columns not in self.hidden_sizes:
+            sizes = " or ".join(map(str, self.hidden_sizes))
+            if rows in self.hidden_sizes:
+                raise CheckpointError(
+                    f"{tensor} is transposed: expected {sizes} columns, the hidden size in "
+                    f"{self.where}, found {columns} columns and {rows} rows"
+                )
+            raise CheckpointError(
+                f"{tensor} does not fit the model: expected {sizes} columns, the hidden size in "
+                f"{self.where}, found {columns}"
+            )
+        if self.vocab_sizes and rows < min(self.vocab_sizes):
+            raise CheckpointError(
+                f"{tensor} lacks rows: expected at least {min(self.vocab_sizes)}, the vocabulary "
+                f"in {self.where}, found {rows}; the file may hold a part of the matrix only"
+            )
+
+    def remark(self, *, tied: bool) -> str:
+        """Return what to add to the reason when the flag disagrees with the tensors, or ''."""
+        if self.tied is None or self.tied == tied:
+            return ""
+        flag = str(self.tied).lower()
+        found = "no separate head is stored" if tied else "a separate head is stored"
+        return f"; {self.where} says tie_word_embeddings={flag}, yet {found}"
+
+
+def read_config(folder: Path) -> ModelFacts | None:
+    """Return what config.json in `folder` states, or None where there is no such file.
+
+    Parameters
+    ----------
+    folder
+        The checkpoint's folder.
+
+    Returns
+    -------
+    ModelFacts or None
+        The facts.
+    """
+    path = file_in_folder(folder, "config.json")
+    if not exists(path):
+        return None
+    file = InputFile(path)
+    try:
+        if file.size > _MAX_CONFIG:
+            raise CheckpointError(
+                f"{path}: expected at most {_MAX_CONFIG} bytes, found {file.size}"
+            )
+        config = parse_json(file.read(0, file.size).tobytes(), path, "the config", unique=False)
+    finally:
+        file.close()
+    # The top level comes last: for a multimodal model it may speak of the whole.
+    sections = [config[key] for key in _TEXT_SECTIONS if isinstance(config.get(key), dict)]
+    sections.append(config)
+    flags = [section.get("tie_word_embeddings") for section in reversed(sections)]
+    return ModelFacts(
+        where="config.json",
+        hidden_sizes=_sizes(sections, _HIDDEN_SIZE),
+        vocab_sizes=_sizes(sections, _VOCAB_SIZE),
+        tied=next((flag for flag in flags if isinstance(flag, bool)), None),
+    )
+
+
+def _sizes(sections: list[dict[str, Any]], keys: tuple[str, ...]) -> tuple[int, ...]:
+    found: list[int] = []
+    for section in sections:
+        # One spelling a section: the others may mean something else beside it.
+        values = [section[key] for key in keys if key in section]
+        if values and type(values[0]) is int and values[0] > 0 and values[0] not in found:
+            found.append(values[0])
+    return tuple(found)

@@ -1,0 +1,155 @@
+"""From a source, whatever its form, to the open unembedding matrix."""
+
+from __future__ import annotations
+
+import os
+import re
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from embedfilter.checkpoints.array import open_array
+from embedfilter.checkpoints.config import read_config
+from embedfilter.checkpoints.files import InputFile, exists, file_in_folder, shown
+from embedfilter.checkpoints.gguf import open_gguf
+from embedfilter.checkpoints.safetensors import open_index, open_safetensors
+from embedfilter.errors import CheckpointError
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from embedfilter.checkpoints.unembedding import Unembedding
+
+__all__ = ["open_unembedding"]
+
+_INDEX = "model.safetensors.index.json"
+_PICKLES = (".bin", ".pt", ".pth", ".ckpt", ".pkl", ".pickle")
+_ARRAY_FILES = (".npy", ".npz")
+_HUB_ID = re.compile(r"[\w.-]+/[\w.-]+")
+
+
+def open_unembedding(
+    source: Any, *, tensor: str | None = None, revision: str | None = None
+) -> Unembedding:
+    """Open the unembedding matrix of a model.
+
+    Only the header is read here; the matrix is read from the result, in row
+    blocks. A separate output head is taken where there is one, else the input
+    embedding: the tensors that exist decide, not the config's flag.
+
+    Parameters
+    ----------
+    source
+        A safetensors file, the index of a sharded checkpoint, a GGUF file, a
+        folder that holds one of these, or a matrix in memory of shape
+        (vocabulary, hidden size): an array, an array-like or a torch tensor.
+    tensor
+        The exact name of the tensor to take instead.
+    revision
+        For sources on the Hub only, which this version does not open.
+
+    Returns
+    -------
+    Unembedding
+        The open matrix; close it, or use it in a ``with`` statement.
+
+    Raises
+    ------
+    CheckpointError
+        The checkpoint is missing, damaged, not supported or has no usable head.
+    ValueError, TypeError
+        An argument is not one that can be used.
+    """
+    if not isinstance(source, (str, bytes, os.PathLike)):
+        if tensor is not None or revision is not None:
+            raise ValueError("tensor and revision: expected None for a matrix in memory")
+        return open_array(source)
+    if tensor is not None and not isinstance(tensor, str):
+        raise TypeError(f"tensor: expected a name, found {tensor!r}")
+    given = os.fsdecode(source)
+    path = Path(given)
+    _check_exists(path, given)
+    if revision is not None:
+        raise ValueError(
+            f"revision: expected None for the local source {given}, found {revision!r}"
+        )
+    if path.is_dir():
+        return _open_folder(path, given, tensor)
+    return _open_file(path, given, tensor)
+
+
+def _check_exists(path: Path, given: str) -> None:
+    if not given or not exists(path):
+        hint = ""
+        if _HUB_ID.fullmatch(given):
+            hint = (
+                "; if it is a Hugging Face Hub id: these are not supported in this version, "
+                "download the model and pass its folder"
+            )
+        raise CheckpointError(f"{given!r}: no such file or folder{hint}")
+
+
+def _open_file(path: Path, source: str, tensor: str | None) -> Unembedding:
+    suffix = path.suffix.lower()
+    if suffix in _PICKLES:
+        raise CheckpointError(f"{path}: PyTorch pickles are not read; convert to safetensors")
+    if suffix in _ARRAY_FILES:
+        raise CheckpointError(
+            f"{path}: NumPy files are not supported in this version; load it and pass the array"
+        )
+    if suffix == ".json":
+        return open_index(path, source=source, tensor=tensor)
+    if suffix == ".gguf" or (suffix != ".safetensors" and _starts_as_gguf(path)):
+        return open_gguf(path, source=source, tensor=tensor)
+    # Files of the Hub's cache have no ending; safetensors have no magic number.
+    return open_safetensors(path, source=source, tensor=tensor)
+
+
+def _starts_as_gguf(path: Path) -> bool:
+    file = InputFile(path)
+    try:
+        return file.size >= 4 and file.read(0, 4).tobytes() == b"GGUF"
+    finally:
+        file.close()
+
+
+def _open_folder(folder: Path, source: str, tensor: str | None) -> Unembedding:
+    try:
+        names = sorted(path.name for path in folder.iterdir())
+    except OSError as error:
+        raise CheckpointError(f"{folder}: cannot be listed: {error.strerror}") from error
+    if _INDEX in names:
+        return open_index(file_in_folder(folder, _INDEX), source=source, tensor=tensor)
+    safetensors = [name for name in names if name.endswith(".safetensors")]
+    if "model.safetensors" in safetensors:
+        safetensors = ["model.safetensors"]
+    if safetensors:
+        path = file_in_folder(folder, _only_one(folder, safetensors))
+        return open_safetensors(path, source=source, tensor=tensor, facts=read_config(folder))
+    gguf = [name for name in names if name.endswith(".gguf")]
+    if gguf:
+        path = file_in_folder(folder, _only_one(folder, gguf))
+        return open_gguf(path, source=source, tensor=tensor)
+    pickles = [name for name in names if name.endswith(_PICKLES)]
+    if pickles:
+        raise CheckpointError(
+            f"{folder}: PyTorch pickles are not read; convert to safetensors; "
+            f"found {_listed(pickles)}"
+        )
+    raise CheckpointError(
+        f"{folder}: expected {_INDEX}, a .safetensors or a .gguf file, found {_listed(names)}"
+    )
+
+
+def _only_one(folder: Path, names: Sequence[str]) -> str:
+    if len(names) > 1:
+        raise CheckpointError(
+            f"{folder}: expected one checkpoint, found {len(names)}: {_listed(names)}; "
+            "pass the path of the right one"
+        )
+    return names[0]
+
+
+def _listed(names: Sequence[str]) -> str:
+    if not names:
+        return "nothing"
+    return ", ".join(shown(name) for name in names[:10]) + (", ..." if len(names) > 10 else "")

@@ -1,0 +1,267 @@
+"""The unembedding matrix of an open checkpoint."""
+
+from __future__ import annotations
+
+import hashlib
+import operator
+from typing import TYPE_CHECKING, Any, Protocol
+
+from embedfilter.checkpoints.encodings import decode, decoded_itemsize
+from embedfilter.checkpoints.files import shown
+from embedfilter.errors import CheckpointError
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+    from types import TracebackType
+
+    import numpy as np
+    from numpy.typing import NDArray
+
+    from embedfilter.checkpoints.files import InputFile
+
+__all__ = ["FileRows", "StoredRows", "Unembedding", "head_shape"]
+
+# Decoded bytes of a block: large beside the cost of a call, small beside the matrix.
+_BLOCK_BYTES = 16 << 20
+_RUN = 128
+
+
+class StoredRows(Protocol):
+    """Rows of a matrix where they are stored; a format is added by writing one of these."""
+
+    def read(self, start: int, stop: int) -> NDArray[np.uint8]:
+        """Return the stored bytes of rows `start` to `stop`, shape (stop - start, row_bytes)."""
+
+    def decode(self, raw: NDArray[np.uint8], start: int) -> NDArray[Any]:
+        """Decode bytes that `read` returned; `start` is the number of their first row."""
+
+    def close(self) -> None:
+        """Release what is open."""
+
+
+class FileRows:
+    """Rows that lie one after another in a file.
+
+    Parameters
+    ----------
+    file
+        The open file; closed with this object.
+    name
+        The tensor's name, for messages.
+    dtype
+        The storage type.
+    offset
+        Where the first row starts in the file.
+    row_bytes
+        Stored size of a row.
+    """
+
+    def __init__(
+        self, file: InputFile, *, name: str, dtype: str, offset: int, row_bytes: int
+    ) -> None:
+        self.file = file
+        self.name = name
+        self.dtype = dtype
+        self.offset = offset
+        self.row_bytes = row_bytes
+
+    def read(self, start: int, stop: int) -> NDArray[np.uint8]:
+        """Return the stored bytes of rows `start` to `stop`, shape (stop - start, row_bytes)."""
+        n_bytes = (stop - start) * self.row_bytes
+        raw = self.file.read(self.offset + start * self.row_bytes, n_bytes)
+        return raw.reshape(stop - start, self.row_bytes)
+
+    def decode(self, raw: NDArray[np.uint8], start: int) -> NDArray[Any]:
+        """Decode bytes that `read` returned; `start` plays no part here."""
+        return decode(self.dtype, raw)
+
+    def close(self) -> None:
+        """Close the file."""
+        self.file.close()
+
+
+def head_shape(where: str, name: str, shape: tuple[int, ...]) -> tuple[int, int]:
+    """Return the shape of an unembedding matrix after checking that it can be one.
+
+    Parameters
+    ----------
+    where
+        The file, for messages.
+    name
+        The tensor's name.
+    shape
+        Its shape.
+
+    Returns
+    -------
+    tuple of int
+        (V, d).
+    """
+    if len(shape) != 2 or 0 in shape:
+        raise CheckpointError(
+            f"{where}: tensor {shown(name)}: expected a matrix (vocabulary, hidden size), "
+            f"found shape {shown(shape)}"
+        )
+    n_rows, n_columns = shape
+    if n_rows < n_columns:
+        raise CheckpointError(
+            f"{where}: tensor {shown(name)}: expected (vocabulary, hidden size) with at least as "
+            f"many rows as columns, found {n_rows} rows and {n_columns} columns; it may be "
+            "transposed"
+        )
+    return n_rows, n_columns
+
+
+class Unembedding:
+    """The unembedding matrix W of a model, read in row blocks.
+
+    Made by :func:`~embedfilter.checkpoints.open_unembedding`; close it, or use
+    it in a ``with`` statement.
+
+    Parameters
+    ----------
+    stored
+        Where the rows are; closed with this object.
+    source, name, shape, dtype, tied, reason
+        The attributes of these names.
+
+    Attributes
+    ----------
+    source : str
+        The path as it was given, or "array".
+    name : str
+        The tensor's name, or "array".
+    shape : tuple of int
+        (V, d): rows of the vocabulary, hidden size.
+    dtype : str
+        The storage type as the format spells it, such as "BF16" or "Q6_K".
+    tied : bool
+        True when the input embedding serves because no separate head exists.
+    reason : str
+        One line that says how the tensor was chosen.
+    """
+
+    def __init__(
+        self,
+        stored: StoredRows,
+        *,
+        source: str,
+        name: str,
+        shape: tuple[int, int],
+        dtype: str,
+        tied: bool,
+        reason: str,
+    ) -> None:
+        self._stored = stored
+        self._fingerprint: str | None = None
+        self._closed = False
+        self.source = source
+        self.name = name
+        self.shape = shape
+        self.dtype = dtype
+        self.tied = tied
+        self.reason = reason
+
+    def __repr__(self) -> str:
+        return (
+            f"Unembedding(source={self.source!r}, name={self.name!r}, "
+            f"shape={self.shape}, dtype={self.dtype!r}, tied={self.tied})"
+        )
+
+    def rows(self, start: int, stop: int) -> NDArray[Any]:
+        """Return rows `start` to `stop`, without `stop`.
+
+        Parameters
+        ----------
+        start, stop
+            Row numbers, 0 <= start <= stop <= V.
+
+        Returns
+        -------
+        ndarray, shape (stop - start, d)
+            C-contiguous and in native byte order; float32, float64, float16 or
+            ``ml_dtypes.bfloat16`` as stored, float32 when the tensor is
+            quantised. Rows of an array may be a read-only view of it.
+        """
+        start, stop = operator.index(start), operator.index(stop)
+        if not 0 <= start <= stop <= self.shape[0]:
+            raise ValueError(
+                f"rows: expected 0 <= start <= stop <= {self.shape[0]}, found {start} and {stop}"
+            )
+        self._check_open()
+        return self._stored.decode(self._stored.read(start, stop), start)
+
+    def blocks(self, n_rows: int | None = None) -> Iterator[tuple[int, NDArray[Any]]]:
+        """Iterate over all rows in order.
+
+        Only one block is held at a time, so the memory needed does not grow
+        with the matrix.
+
+        Parameters
+        ----------
+        n_rows
+            Rows of a block; by default about 16 MiB of decoded numbers.
+
+        Returns
+        -------
+        iterator of (int, ndarray)
+            The number of the block's first row, and its rows as from `rows`.
+        """
+        if n_rows is None:
+            n_rows = self._default_block()
+        n_rows = operator.index(n_rows)
+        if n_rows < 1:
+            raise ValueError(f"n_rows: expected at least 1, found {n_rows}")
+        self._check_open()
+        return self._iterate(n_rows)
+
+    def fingerprint(self) -> str:
+        """Return the SHA-256 of the tensor's stored bytes, in hexadecimal.
+
+        The bytes are read for it unless `blocks` has run to its end before. An
+        array has the fingerprint of a safetensors tensor with the same numbers.
+        """
+        if self._fingerprint is None:
+            self._check_open()
+            digest = hashlib.sha256()
+            n_rows = self._default_block()
+            for start in range(0, self.shape[0], n_rows):
+                raw = self._stored.read(start, min(start + n_rows, self.shape[0]))
+                digest.update(raw.reshape(-1).data)
+            self._fingerprint = digest.hexdigest()
+        return self._fingerprint
+
+    def close(self) -> None:
+        """Close the checkpoint; closing twice does nothing."""
+        self._closed = True
+        self._stored.close()
+
+    def __enter__(self) -> Unembedding:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        self.close()
+
+    def _iterate(self, n_rows: int) -> Iterator[tuple[int, NDArray[Any]]]:
+        digest = hashlib.sha256()
+        for start in range(0, self.shape[0], n_rows):
+            self._check_open()
+            raw = self._stored.read(start, min(start + n_rows, self.shape[0]))
+            digest.update(raw.reshape(-1).data)
+            yield start, self._stored.decode(raw, start)
+        self._fingerprint = digest.hexdigest()
+
+    def _default_block(self) -> int:
+        row_bytes = self.shape[1] * decoded_itemsize(self.dtype)
+        n_rows = max(1, _BLOCK_BYTES // row_bytes)
+        # Whole runs of rows, where there are any: kernels and decoding work in powers of two.
+        return n_rows if n_rows < _RUN else n_rows - n_rows % _RUN
+
+    def _check_open(self) -> None:
+        if self._closed:
+            raise ValueError(f"{self.source}: the checkpoint is closed")

@@ -1,0 +1,424 @@
+"""EmbedFilter: the projection of embeddings on directions of an unembedding matrix."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from types import MappingProxyType
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+import embedfilter
+from embedfilter import _core
+from embedfilter.embeddings import (
+    as_embeddings,
+    bad_rows_message,
+    check_output,
+    output_dtype,
+    quantization,
+)
+from embedfilter.errors import CheckpointError
+from embedfilter.spectrum import (
+    Spectrum,
+    check_cuts,
+    check_n_components,
+    core_view,
+    kept_directions,
+    resolve_n_components,
+)
+from embedfilter.threads import resolve_n_threads
+
+if TYPE_CHECKING:
+    import os
+
+    from embedfilter.checkpoints import Unembedding
+
+__all__ = ["EmbedFilter"]
+
+# Multiply-adds below which the core uses one thread, so that none need be counted.
+_SMALL_WORK = 1 << 21
+
+
+class EmbedFilter:
+    """A filter for text embeddings, taken from a language model's unembedding matrix.
+
+    Embeddings are projected on the middle of the matrix's spectrum: its *bulk*. The *edge*,
+    the directions of the largest and the smallest singular values, which write frequent and
+    uninformative tokens whatever the text says, is left out. Source: arXiv 2606.07502.
+
+    Made by `from_checkpoint`, `from_matrix` or `load`. A filter does not change.
+
+    Attributes
+    ----------
+    components : (k, d) float32
+        Orthonormal rows, in nested order: any first j of them are a filter of the same kind
+        with j components.
+    component_indices : (k,) int64
+        The rank of each component among the singular values in descending order.
+    singular_values : (d,) float64
+        All of them, descending.
+    kind : str
+        Which directions are kept; see `embedfilter.spectrum.kept_directions`.
+    metadata : mapping of str to str
+        Where the filter comes from: source, tensor, dtype, rows, fingerprint (SHA-256 of the
+        tensor's bytes), version (of the library that fitted it).
+    """
+
+    components: NDArray[np.float32]
+    component_indices: NDArray[np.int64]
+    singular_values: NDArray[np.float64]
+    kind: str
+    metadata: Mapping[str, str]
+
+    def __init__(
+        self,
+        components: NDArray[np.float32],
+        component_indices: NDArray[np.int64],
+        singular_values: NDArray[np.float64],
+        *,
+        kind: str,
+        metadata: Mapping[str, str],
+    ) -> None:
+        self.components = _frozen(components, np.float32)
+        self.component_indices = _frozen(component_indices, np.int64)
+        self.singular_values = _frozen(singular_values, np.float64)
+        self.kind = kind
+        self.metadata = MappingProxyType(dict(metadata))
+        self._packed: _core.PackedFilter | None = None
+
+    # ---- Making a filter ----------------------------------------------------
+
+    @classmethod
+    def from_checkpoint(
+        cls,
+        source: Any,
+        *,
+        ratio: float | None = None,
+        n_components: int | None = None,
+        kind: str = "edge",
+        tensor: str | None = None,
+        revision: str | None = None,
+        n_threads: int | None = None,
+        progress: bool = False,
+    ) -> EmbedFilter:
+        """Fit a filter to the unembedding matrix of a checkpoint.
+
+        Parameters
+        ----------
+        source : path or array
+            A folder, a file (.safetensors, .safetensors.index.json, .gguf) or a matrix.
+        ratio : number, optional
+            Keep ``floor(d / ratio)`` of the d directions. 2 if `n_components` is not given
+            either.
+        n_components : int, optional
+            Keep so many.
+        kind : {"edge", "head", "tail", "mid", "random", "identity"}
+            "edge" cuts both edges of the spectrum, as the paper does; "head" cuts the large
+            singular values, "tail" the small ones, "mid" the middle; "random" keeps a random
+            choice and "identity" all, to compare with.
+        tensor : str, optional
+            The tensor to take, where it cannot be found by name.
+        revision : str, optional
+            The revision of a hub repository.
+        n_threads : int, optional
+            By default, as many as the process may use.
+        progress : bool
+            Show a progress bar on standard error.
+
+        Raises
+        ------
+        CheckpointError
+            If the source cannot be read, has no or several candidates for the unembedding
+            matrix, or that matrix has no usable spectrum.
+        TypeError, ValueError
+            For wrong arguments.
+        """
+        from embedfilter.checkpoints import open_unembedding  # noqa: PLC0415 - light import
+
+        with open_unembedding(source, tensor=tensor, revision=revision) as W:
+            k = resolve_n_components(W.shape[1], ratio=ratio, n_components=n_components, kind=kind)
+            try:
+                return cls._fit(W, k, kind, resolve_n_threads(n_threads), progress)
+            except ValueError as error:
+                raise CheckpointError(f"{W.source}: tensor '{W.name}': {error}") from None
+
+    @classmethod
+    def from_matrix(
+        cls,
+        W: ArrayLike,
+        *,
+        ratio: float | None = None,
+        n_components: int | None = None,
+        kind: str = "edge",
+        n_threads: int | None = None,
+    ) -> EmbedFilter:
+        """Fit a filter to an unembedding matrix in memory.
+
+        Parameters
+        ----------
+        W : (V, d) float16, bfloat16, float32 or float64
+            One row for each token of the vocabulary. Not copied as a whole.
+        ratio, n_components, kind, n_threads
+            As in `from_checkpoint`.
+
+        Raises
+        ------
+        TypeError, ValueError
+            For wrong arguments; for NaN, infinity, or a rank too low for what is to be kept.
+        """
+        from embedfilter.checkpoints.array import open_array  # noqa: PLC0415 - light import
+
+        with open_array(W, argument="W") as matrix:
+            k = resolve_n_components(
+                matrix.shape[1], ratio=ratio, n_components=n_components, kind=kind
+            )
+            try:
+                return cls._fit(matrix, k, kind, resolve_n_threads(n_threads), progress=False)
+            except ValueError as error:
+                raise ValueError(f"W: {error}") from None
+
+    @classmethod
+    def _fit(cls, W: Unembedding, k: int, kind: str, n_threads: int, progress: bool) -> EmbedFilter:
+        V, d = W.shape
+        blocks = W.blocks()
+        spectrum = Spectrum.of_blocks(
+            _with_progress(blocks, V) if progress else blocks, d, n_threads=n_threads
+        )
+        kept = kept_directions(kind, d, k)
+        check_cuts(spectrum.singular_values, kept)
+        return cls(
+            spectrum.directions[kept].astype(np.float32),
+            kept,
+            spectrum.singular_values,
+            kind=kind,
+            metadata={
+                "source": W.source,
+                "tensor": W.name,
+                "dtype": W.dtype,
+                "rows": str(V),
+                "fingerprint": W.fingerprint(),
+                "version": embedfilter.__version__,
+            },
+        )
+
+    # ---- Applying it --------------------------------------------------------
+
+    @property
+    def n_components(self) -> int:
+        """Width of what `transform` returns: k."""
+        return int(self.components.shape[0])
+
+    @property
+    def n_features_in(self) -> int:
+        """Width of the embeddings that `transform` takes: d."""
+        return int(self.components.shape[1])
+
+    def transform(
+        self,
+        X: ArrayLike,
+        *,
+        normalize: bool = True,
+        precision: str = "float32",
+        ranges: ArrayLike | None = None,
+        out: NDArray[Any] | None = None,
+        n_threads: int | None = None,
+    ) -> NDArray[Any]:
+        """Filter embeddings.
+
+        Parameters
+        ----------
+        X : (n, d), (d,) or (0,) array-like of float16, bfloat16, float32 or float64
+            Embeddings from the model that the filter comes from: hidden states after its
+            final norm, pooled or not, normalised or not. Torch tensors on the CPU are taken.
+        normalize : bool
+            Scale each row to unit length. A row of zeros stays zero.
+        precision : {"float32", "float16", "bfloat16", "int8", "uint8", "ubinary"}
+            The type of the result, as in sentence-transformers: int8 and uint8 spread each
+            dimension's range over 256 levels, ubinary packs the signs of eight dimensions
+            into a byte.
+        ranges : (2, k) array-like, optional
+            Needed for int8 and uint8: least and greatest value of each dimension of the
+            filtered embeddings.
+        out : array, optional
+            Where to put the result: of its shape and dtype, C-contiguous, apart from `X`.
+        n_threads : int, optional
+            By default, as many as the process may use.
+
+        Returns
+        -------
+        (n, k) or (k,) array of the precision's dtype
+            For "ubinary" ceil(k / 8) uint8 instead of k. A row's result is the same to the
+            bit for every batch and number of threads.
+
+        Raises
+        ------
+        TypeError, ValueError
+            For an `X` of another type or width, with NaN or infinity, or other wrong
+            arguments.
+        OverflowError
+            If a result does not fit its type, which needs huge numbers or, for float16,
+            values over 65504 that are not normalised.
+        """
+        array = as_embeddings(X, self.n_features_in, origin=self._origin())
+        dtype = output_dtype(precision)
+        starts, steps = quantization(ranges, self.n_components, precision)
+        width = -(-self.n_components // 8) if precision == "ubinary" else self.n_components
+        single = array.shape[0] == 1 and np.ndim(X) == 1
+        if out is None:
+            result = np.empty((array.shape[0], width), dtype)
+        else:
+            shape = (width,) if single else (array.shape[0], width)
+            result = check_output(out, shape, dtype, array).reshape(array.shape[0], width)
+        small = array.shape[0] * self.components.size < _SMALL_WORK
+        threads = 1 if small and n_threads is None else resolve_n_threads(n_threads)
+        try:
+            self._core_filter().project(
+                core_view(array), core_view(result), precision, normalize, starts, steps, threads
+            )
+        except OverflowError as error:
+            raise OverflowError(
+                f"X: expected numbers whose projection fits {precision}, found larger ones in"
+                f" row {error.args[1]}"
+            ) from None
+        except ValueError as error:
+            if len(error.args) != 3:  # not about a row
+                raise
+            raise ValueError(bad_rows_message(array)) from None
+        if out is not None:
+            return out
+        return result[0] if single else result
+
+    __call__ = transform
+
+    def inverse_transform(self, Y: ArrayLike) -> NDArray[np.float32]:
+        """Bring filtered embeddings back into d dimensions: ``Y @ components``.
+
+        What the filter has cut stays zero; of normalised rows the length is lost.
+
+        Parameters
+        ----------
+        Y : (n, k), (k,) or (0,) array-like of float16, bfloat16, float32 or float64
+
+        Returns
+        -------
+        (n, d) or (d,) float32
+
+        Raises
+        ------
+        TypeError, ValueError
+            As `transform`.
+        """
+        array = as_embeddings(Y, self.n_components, name="Y")
+        if not np.isfinite(array).all():
+            raise ValueError(bad_rows_message(array, "Y"))
+        result: NDArray[np.float32] = array.astype(np.float32, copy=False) @ self.components
+        return result[0] if np.ndim(Y) == 1 and len(result) else result
+
+    def truncate(self, n_components: int) -> EmbedFilter:
+        """Return the filter of the first `n_components` components.
+
+        It is what fitting with so many gives, since the components are in nested order. An
+        "identity" filter becomes an "edge" filter.
+
+        Raises
+        ------
+        TypeError, ValueError
+            If `n_components` is not an integer from 1 to `self.n_components`.
+        """
+        k = check_n_components(n_components, self.n_components)
+        shortened = self.kind == "identity" and k < self.n_components
+        return EmbedFilter(
+            self.components[:k],
+            self.component_indices[:k],
+            self.singular_values,
+            kind="edge" if shortened else self.kind,
+            metadata=self.metadata,
+        )
+
+    # ---- Keeping it ---------------------------------------------------------
+
+    def save(self, path: str | os.PathLike[str]) -> None:
+        """Write the filter to a safetensors file, which appears whole or not at all.
+
+        Raises
+        ------
+        OSError
+            If the file cannot be written.
+        """
+        from embedfilter.filter_file import save_filter  # noqa: PLC0415 - light import
+
+        save_filter(self, Path(path))
+
+    @classmethod
+    def load(cls, path: str | os.PathLike[str]) -> EmbedFilter:
+        """Read a filter that `save` has written.
+
+        Raises
+        ------
+        FilterFileError
+            If the file is missing, damaged, not a filter or of a later format.
+        """
+        from embedfilter.filter_file import load_filter  # noqa: PLC0415 - light import
+
+        return load_filter(Path(path))
+
+    def __getstate__(self) -> dict[str, Any]:
+        # Arrays and strings only: no packed matrix, which the receiver makes anew.
+        return {
+            "components": self.components,
+            "component_indices": self.component_indices,
+            "singular_values": self.singular_values,
+            "kind": self.kind,
+            "metadata": dict(self.metadata),
+        }
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        self.__init__(**state)  # type: ignore[misc]
+
+    def __repr__(self) -> str:
+        return (
+            f"EmbedFilter({self.n_features_in} -> {self.n_components}, kind={self.kind!r},"
+            f" source={self.metadata.get('source', '?')!r})"
+        )
+
+    def __eq__(self, other: object) -> bool:
+        if not isinstance(other, EmbedFilter):
+            return NotImplemented
+        return self.kind == other.kind and all(
+            np.array_equal(getattr(self, name), getattr(other, name))
+            for name in ("components", "component_indices", "singular_values")
+        )
+
+    __hash__ = None  # type: ignore[assignment]
+
+    def _core_filter(self) -> _core.PackedFilter:
+        # Two threads may both pack at first use; one of the two is then dropped.
+        if self._packed is None:
+            self._packed = _core.PackedFilter(self.components)
+        return self._packed
+
+    def _origin(self) -> str:
+        source = self.metadata.get("source", "array")
+        return "" if source == "array" else f", the hidden size of {source}"
+
+
+def _frozen(array: NDArray[Any], dtype: type) -> NDArray[Any]:
+    frozen: NDArray[Any] = np.ascontiguousarray(array, dtype)
+    if frozen.flags.writeable:
+        if frozen is array or frozen.base is not None:
+            frozen = frozen.copy()
+        frozen.flags.writeable = False
+    return frozen
+
+
+def _with_progress(
+    blocks: Iterator[tuple[int, NDArray[Any]]], n_rows: int
+) -> Iterator[tuple[int, NDArray[Any]]]:
+    from tqdm import tqdm  # noqa: PLC0415 - only where a bar is asked for
+
+    with tqdm(total=n_rows, desc="fit", unit=" rows", unit_scale=True) as bar:
+        for start, rows in blocks:
+            yield start, rows
+            bar.update(len(rows))

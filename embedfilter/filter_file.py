@@ -1,0 +1,146 @@
+"""The file of a filter: a safetensors file that any reader of that format can use.
+
+====================  ===========  ===================================================
+tensor                shape        type
+====================  ===========  ===================================================
+components            (k, d)       F32, orthonormal rows in nested order
+component_indices     (k,)         I64, ranks in descending order of singular value
+singular_values       (d,)         F64, descending
+====================  ===========  ===================================================
+
+The metadata are strings: format_version, kind, d, k, and those of `EmbedFilter.metadata`
+(source, tensor, dtype, rows, fingerprint, version). A filtered embedding is
+``y = x @ components.T``.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from embedfilter.atomic import atomic_output
+from embedfilter.checkpoints.safetensors import SafetensorsFile
+from embedfilter.errors import CheckpointError, FilterFileError
+from embedfilter.filter import EmbedFilter
+from embedfilter.spectrum import KINDS
+
+__all__ = ["is_filter_file", "load_filter", "save_filter"]
+
+FORMAT_VERSION = "1"
+_TYPES: dict[str, tuple[str, np.dtype[Any]]] = {
+    "components": ("F32", np.dtype("<f4")),
+    "component_indices": ("I64", np.dtype("<i8")),
+    "singular_values": ("F64", np.dtype("<f8")),
+}
+_OWN_KEYS = ("format_version", "kind", "d", "k")
+# Rounding components to float32 changes a product of two of them by 1e-7; what is further
+# from orthonormal has been damaged.
+_ORTHONORMAL = 1e-5
+
+
+def save_filter(f: EmbedFilter, path: Path) -> None:
+    """Write a filter; see `EmbedFilter.save`."""
+    from safetensors.numpy import save  # noqa: PLC0415 - only where a file is written
+
+    data = save(
+        {name: getattr(f, name) for name in _TYPES},
+        metadata={
+            **f.metadata,
+            "format_version": FORMAT_VERSION,
+            "kind": f.kind,
+            "d": str(f.n_features_in),
+            "k": str(f.n_components),
+        },
+    )
+    with atomic_output(path) as file:
+        file.write(data)
+
+
+def is_filter_file(path: Path) -> bool:
+    """Tell whether a file is a safetensors file with a filter's metadata, sound or not."""
+    try:
+        with SafetensorsFile(path) as file:
+            return "format_version" in file.metadata
+    except CheckpointError:
+        return False
+
+
+def load_filter(path: Path) -> EmbedFilter:
+    """Read a filter; see `EmbedFilter.load`."""
+    try:
+        with SafetensorsFile(path) as file:
+            return _read(path, file)
+    except CheckpointError as error:
+        raise FilterFileError(str(error)) from None
+
+
+def _read(path: Path, file: SafetensorsFile) -> EmbedFilter:
+    metadata = file.metadata
+    version = metadata.get("format_version")
+    if version != FORMAT_VERSION:
+        found = "another safetensors file" if version is None else f"version {version!r}"
+        raise FilterFileError(
+            f"{path}: expected a filter of format version {FORMAT_VERSION}, found {found}"
+        )
+    names = ", ".join(sorted(file.tensors))
+    _check(path, set(file.tensors) == set(_TYPES), f"the tensors {', '.join(_TYPES)}", names)
+    d, k = (_size(path, metadata, key) for key in ("d", "k"))
+    shapes = {"components": (k, d), "component_indices": (k,), "singular_values": (d,)}
+    arrays: dict[str, NDArray[Any]] = {}
+    for name, (stored_type, dtype) in _TYPES.items():
+        info = file.tensors[name]
+        _check(
+            path,
+            (info.dtype, info.shape) == (stored_type, shapes[name]),
+            f"tensor '{name}' of type {stored_type} and shape {shapes[name]}",
+            f"{info.dtype} and {info.shape}",
+        )
+        arrays[name] = file.read(name).view(dtype).reshape(shapes[name])
+    kind = metadata.get("kind")
+    _check(path, kind in KINDS, f"a kind of {', '.join(KINDS)}", repr(kind))
+    _check_values(path, arrays, d)
+    return EmbedFilter(
+        **arrays,
+        kind=str(kind),
+        # Sorted, as safetensors keeps no order.
+        metadata={key: metadata[key] for key in sorted(metadata) if key not in _OWN_KEYS},
+    )
+
+
+def _check(path: Path, holds: bool, expected: str, found: str) -> None:
+    if not holds:
+        raise FilterFileError(f"{path}: expected {expected}, found {found}")
+
+
+def _size(path: Path, metadata: dict[str, str], key: str) -> int:
+    text = metadata.get(key, "")
+    plain = text.isascii() and text.isdigit() and len(text) < 10 and int(text) > 0
+    _check(path, plain, f"a positive integer as metadata '{key}'", repr(text))
+    return int(text)
+
+
+def _check_values(path: Path, arrays: dict[str, NDArray[Any]], d: int) -> None:
+    """Check the numbers themselves: finite, orthonormal, in order, in range."""
+    components, indices = arrays["components"], arrays["component_indices"]
+    sigma = arrays["singular_values"]
+    _check(path, bool(np.isfinite(components).all()), "finite components", "NaN or infinity")
+    products = components @ components.T
+    distance = float(np.abs(products - np.eye(len(components), dtype=np.float32)).max())
+    _check(
+        path,
+        distance < _ORTHONORMAL,
+        "orthonormal components",
+        f"products up to {distance:.2g} from those of orthonormal rows",
+    )
+    ordered = bool(np.isfinite(sigma).all() and (sigma >= 0).all() and (np.diff(sigma) <= 0).all())
+    _check(path, ordered, "singular values that are finite and descending", "others")
+    valid = bool((indices >= 0).all() and (indices < d).all())
+    _check(
+        path,
+        valid and len(np.unique(indices)) == len(indices),
+        f"component_indices that differ, from 0 to {d - 1}",
+        "others",
+    )

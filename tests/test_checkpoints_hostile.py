@@ -1,0 +1,255 @@
+"""Files that must be refused: quickly, without much memory, with a message that names them."""
+
+from __future__ import annotations
+
+import io
+import os
+import time
+import tracemalloc
+
+import gguf
+import numpy as np
+import pytest
+import safetensors.numpy
+from checkpoint_files import (
+    HOSTILE_GGUF,
+    HOSTILE_SAFETENSORS,
+    SOUND_GGUF,
+    SOUND_SAFETENSORS,
+    Hostile,
+    gguf_array,
+    gguf_file,
+    gguf_pair,
+    safetensors_bytes,
+)
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from embedfilter.checkpoints import open_unembedding
+from embedfilter.checkpoints.files import InputFile
+from embedfilter.errors import CheckpointError
+
+CASES = [(".safetensors", case) for case in HOSTILE_SAFETENSORS]
+CASES += [(".gguf", case) for case in HOSTILE_GGUF]
+
+
+@pytest.mark.parametrize(
+    ("suffix", "case"), CASES, ids=[f"{suffix[1:]}-{case}" for suffix, case in CASES]
+)
+def test_hostile_file_is_refused(tmp_path, suffix: str, case: Hostile):
+    path = tmp_path / f"hostile{suffix}"
+    path.write_bytes(case.data)
+    started = time.process_time()  # so that a busy machine does not fail the test
+    with pytest.raises(CheckpointError, match=case.message) as raised:
+        open_unembedding(path)
+    assert time.process_time() - started < 1
+    assert str(path) in str(raised.value)
+    assert len(str(raised.value)) < 2000
+
+
+@pytest.mark.parametrize(
+    ("suffix", "case"), CASES, ids=[f"{suffix[1:]}-{case}" for suffix, case in CASES]
+)
+def test_hostile_file_takes_little_memory(tmp_path, suffix: str, case: Hostile):
+    path = tmp_path / f"hostile{suffix}"
+    path.write_bytes(case.data)
+    tracemalloc.start()
+    try:
+        with pytest.raises(CheckpointError):
+            open_unembedding(path)
+        peak = tracemalloc.get_traced_memory()[1]
+    finally:
+        tracemalloc.stop()
+    # A header is held as text and as objects; a window of GGUF is 1 MiB.
+    assert peak < 4 << 20 or peak < 20 * len(case.data)
+
+
+def test_case_names_are_unique():
+    for cases in (HOSTILE_SAFETENSORS, HOSTILE_GGUF):
+        assert len({case.name for case in cases}) == len(cases)
+
+
+@pytest.mark.parametrize(
+    ("suffix", "data"), [(".safetensors", SOUND_SAFETENSORS), (".gguf", SOUND_GGUF)]
+)
+def test_the_sound_file_behind_the_hostile_ones_is_accepted(tmp_path, suffix, data):
+    path = tmp_path / f"sound{suffix}"
+    path.write_bytes(data)
+    with open_unembedding(path) as W:
+        np.testing.assert_array_equal(W.rows(0, 6), np.arange(12, dtype="f4").reshape(6, 2))
+    if suffix == ".gguf":
+        (tensor,) = gguf.GGUFReader(path).tensors
+        np.testing.assert_array_equal(tensor.data, np.arange(12, dtype="f4").reshape(6, 2))
+    else:
+        assert list(safetensors.numpy.load_file(path)) == ["lm_head.weight"]
+
+
+def mutations(sound: bytes):
+    """Bytes replaced at some positions of a sound file, and its end cut off."""
+    edits = st.lists(
+        st.tuples(st.integers(0, len(sound) - 1), st.integers(0, 255)), min_size=0, max_size=6
+    )
+    return st.tuples(edits, st.integers(0, len(sound)))
+
+
+def mutated(sound: bytes, edits: list[tuple[int, int]], length: int) -> bytes:
+    data = bytearray(sound)
+    for position, value in edits:
+        data[position] = value
+    return bytes(data[:length])
+
+
+@settings(max_examples=300, deadline=None, database=None)
+@given(mutation=mutations(SOUND_SAFETENSORS))
+def test_damaged_safetensors_is_refused_or_read_as_the_library_reads_it(tmp_path_factory, mutation):
+    data = mutated(SOUND_SAFETENSORS, *mutation)
+    path = tmp_path_factory.getbasetemp() / "damaged.safetensors"
+    path.write_bytes(data)
+    try:
+        with open_unembedding(path, tensor="lm_head.weight") as W:
+            rows = W.rows(0, W.shape[0])
+    except CheckpointError:
+        return
+    (expected,) = safetensors.numpy.load(data).values()
+    assert rows.tobytes() == expected.tobytes()
+
+
+@settings(max_examples=300, deadline=None, database=None)
+@given(mutation=mutations(SOUND_GGUF))
+def test_damaged_gguf_is_refused_or_stays_within_the_file(tmp_path_factory, mutation):
+    data = mutated(SOUND_GGUF, *mutation)
+    path = tmp_path_factory.getbasetemp() / "damaged.gguf"
+    path.write_bytes(data)
+    try:
+        with open_unembedding(path, tensor="token_embd.weight") as W:
+            rows = W.rows(0, W.shape[0])
+    except CheckpointError:
+        return
+    assert rows.shape == W.shape
+    begin = SOUND_GGUF.index(np.float32(1).tobytes()) - 4
+    if W.dtype == "F32":
+        assert rows.tobytes() == data[begin : begin + rows.nbytes]
+
+
+def test_sparse_header_of_zeros_is_not_read(tmp_path):
+    path = tmp_path / "zeros.safetensors"
+    with path.open("wb") as file:
+        file.write((99_000_000).to_bytes(8, "little"))
+        file.truncate(1 << 33)
+    tracemalloc.start()
+    try:
+        with pytest.raises(CheckpointError, match="starts with"):
+            open_unembedding(path)
+        assert tracemalloc.get_traced_memory()[1] < 1 << 20
+    finally:
+        tracemalloc.stop()
+
+
+@pytest.mark.parametrize(
+    ("strings", "message"),
+    [(1 << 20, "the name of tensor 0"), (1 << 29, "at most 4194304 strings")],
+)
+def test_sparse_gguf_of_empty_strings_ends_soon(tmp_path, strings, message):
+    path = tmp_path / "zeros.gguf"
+    with path.open("wb") as file:
+        pair = gguf_pair("a", 9, gguf_array(8, strings))
+        file.write(gguf_file((pair,), (), b"", n_tensors=1, alignment=1))
+        file.truncate(1 << 33)
+    started = time.process_time()
+    with pytest.raises(CheckpointError, match=message):
+        open_unembedding(path)
+    assert time.process_time() - started < 5
+
+
+def test_fifo_is_refused_without_waiting(tmp_path):
+    path = tmp_path / "pipe.safetensors"
+    os.mkfifo(path)
+    with pytest.raises(CheckpointError, match="not a regular file"):
+        open_unembedding(path)
+
+
+def test_device_is_refused():
+    with pytest.raises(CheckpointError, match="/dev/zero: not a regular file"):
+        open_unembedding("/dev/zero")
+
+
+@pytest.mark.parametrize(
+    ("suffix", "data"), [(".safetensors", SOUND_SAFETENSORS), (".gguf", SOUND_GGUF)]
+)
+def test_file_cut_after_opening_is_an_error(tmp_path, suffix, data):
+    path = tmp_path / f"head{suffix}"
+    path.write_bytes(data)
+    with open_unembedding(path) as W:
+        os.truncate(path, len(data) - 4)
+        with pytest.raises(CheckpointError, match=f"{suffix}: changed while it was read") as raised:
+            W.rows(0, 6)
+        # Rows that are still there are not trusted either.
+        with pytest.raises(CheckpointError, match="changed while it was read"):
+            W.rows(0, 1)
+        with pytest.raises(CheckpointError, match="changed while it was read"):
+            W.fingerprint()
+    assert f"expected {len(data)} bytes, found {len(data) - 4}" in str(raised.value)
+
+
+def test_file_grown_after_opening_is_an_error(tmp_path):
+    path = tmp_path / "head.safetensors"
+    path.write_bytes(SOUND_SAFETENSORS)
+    with open_unembedding(path) as W:
+        with path.open("ab") as file:
+            file.write(b"more")
+        with pytest.raises(CheckpointError, match="changed while it was read"):
+            list(W.blocks())
+
+
+def test_short_reads_are_continued(tmp_path, monkeypatch):
+    path = tmp_path / "head.safetensors"
+    path.write_bytes(SOUND_SAFETENSORS)
+    preadv = os.preadv
+    monkeypatch.setattr(os, "preadv", lambda fd, parts, at: preadv(fd, [parts[0][:7]], at))
+    with open_unembedding(path) as W:
+        np.testing.assert_array_equal(W.rows(0, 6), np.arange(12, dtype="f4").reshape(6, 2))
+
+
+def test_read_error_names_the_file(tmp_path, monkeypatch):
+    path = tmp_path / "head.safetensors"
+    path.write_bytes(SOUND_SAFETENSORS)
+
+    def fail(*_arguments):
+        raise OSError(5, "Input/output error")
+
+    with open_unembedding(path) as W:
+        monkeypatch.setattr(os, "preadv", fail)
+        with pytest.raises(CheckpointError, match=r"head\.safetensors: cannot be read: Input"):
+            W.rows(0, 1)
+
+
+def test_read_past_the_end_is_refused_before_memory_is_taken(tmp_path):
+    path = tmp_path / "short"
+    path.write_bytes(b"12345678")
+    file = InputFile(path)
+    assert file.read(2, 6).tobytes() == b"345678"
+    for offset, n_bytes in [(0, 1 << 60), (8, 1), (1 << 60, 1)]:
+        with pytest.raises(CheckpointError, match=f"short: incomplete .* expected {n_bytes} bytes"):
+            file.read(offset, n_bytes)
+    file.close()
+
+
+def test_nothing_is_printed(tmp_path, capfd):
+    path = tmp_path / "bad.safetensors"
+    path.write_bytes(safetensors_bytes(b"{"))
+    with pytest.raises(CheckpointError):
+        open_unembedding(path)
+    assert capfd.readouterr() == ("", "")
+
+
+@pytest.mark.parametrize("name", ["a\nb", "a\x1b[31mb", "\udcff"])
+def test_names_are_escaped_in_messages(tmp_path, name):
+    path = tmp_path / "odd.safetensors"
+    header = {name: {"dtype": "F32", "shape": [2, 1], "data_offsets": [0, 8]}}
+    path.write_bytes(safetensors_bytes(header, bytes(8)))
+    with pytest.raises(CheckpointError) as raised:
+        open_unembedding(path)
+    text = str(raised.value)
+    assert "\n" not in text
+    assert "\x1b" not in text
+    io.BytesIO().write(text.encode())  # a lone surrogate could not be encoded

@@ -1,0 +1,313 @@
+"""Each kernel on each instruction set, against float64 and bit for bit against the scalar one.
+
+Sizes straddle the registers and the panels: 4, 8, 12, 24, 128, 256.
+"""
+
+from __future__ import annotations
+
+import ml_dtypes
+import numpy as np
+import pytest
+from numpy.typing import NDArray
+
+import embedfilter
+from embedfilter import _core
+from embedfilter.spectrum import core_view
+
+WIDTHS = (1, 2, 3, 4, 5, 7, 8, 9, 11, 12, 13, 15, 16, 17, 23, 24, 25, 31, 32, 33, 47, 48, 49, 63,
+          64, 65, 95, 96, 97, 127, 128, 129, 255, 256, 257, 300)  # fmt: skip
+FLOATS = ("float16", "bfloat16", "float32", "float64")
+BFLOAT16 = np.dtype(ml_dtypes.bfloat16)
+
+
+def cast(values: NDArray, name: str) -> NDArray:
+    return values.astype(BFLOAT16 if name == "bfloat16" else name)
+
+
+def gram(W: NDArray, n_threads: int = 1) -> NDArray[np.float64]:
+    result = np.zeros((W.shape[1],) * 2)
+    _core.gram_add(result, core_view(W), n_threads)
+    return np.triu(result)
+
+
+def project(
+    C: NDArray, X: NDArray, precision: str = "float32", normalize: bool = False,
+    starts: NDArray | None = None, steps: NDArray | None = None, n_threads: int = 1,
+) -> NDArray:  # fmt: skip
+    width = -(-len(C) // 8) if precision == "ubinary" else len(C)
+    stored = {"ubinary": "uint8", "bfloat16": "uint16"}.get(precision, precision)
+    # Every element must be written: start from a value that no result has.
+    out = np.full((len(X), width), 77, stored)
+    _core.PackedFilter(np.ascontiguousarray(C, np.float32)).project(
+        core_view(X), out, precision, normalize, starts, steps, n_threads
+    )
+    return out
+
+
+def on_scalar(function, *args, **kwargs):
+    before = embedfilter.get_isa()
+    embedfilter.set_isa("scalar")
+    try:
+        return function(*args, **kwargs)
+    finally:
+        embedfilter.set_isa(before)
+
+
+# ---- gram -------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("dtype", FLOATS)
+@pytest.mark.parametrize("d", WIDTHS)
+def test_gram_of_each_width(isa: str, rng: np.random.Generator, d: int, dtype: str) -> None:
+    W = cast(rng.standard_normal((37, d)), dtype)
+    wide = W.astype(np.float64)
+    np.testing.assert_allclose(gram(W), np.triu(wide.T @ wide), rtol=0, atol=1e-13 * 37)
+
+
+@pytest.mark.parametrize("n", [0, 1, 2, 31, 32, 33, 127, 128, 129, 255, 256, 257, 1000])
+def test_gram_of_each_height(isa: str, rng: np.random.Generator, n: int) -> None:
+    W = rng.standard_normal((n, 29))
+    np.testing.assert_allclose(gram(W), np.triu(W.T @ W), rtol=0, atol=1e-13 * max(n, 1))
+
+
+def test_gram_of_several_chunks_and_threads(isa: str, rng: np.random.Generator) -> None:
+    # 1500 columns make chunks of 1280 rows, and groups of panels that the edge cuts.
+    W = rng.standard_normal((2700, 1500)).astype(np.float32)
+    if isa == "scalar":
+        W = W[:, :250]  # as many chunks, less to compute
+        W = np.tile(W, (4, 1))
+    wide = W.astype(np.float64)
+    expected = np.triu(wide.T @ wide)
+    one = gram(W, 1)
+    np.testing.assert_allclose(one, expected, rtol=0, atol=1e-12 * np.abs(expected).max())
+    assert np.array_equal(one, gram(W, 2))
+    assert np.array_equal(one, gram(W, 7))
+
+
+def test_gram_adds(isa: str, rng: np.random.Generator) -> None:
+    A, B = rng.standard_normal((50, 20)), rng.standard_normal((60, 20))
+    result = np.zeros((20, 20))
+    _core.gram_add(result, A, 1)
+    _core.gram_add(result, B, 1)
+    np.testing.assert_allclose(np.triu(result), np.triu(A.T @ A + B.T @ B), rtol=1e-13, atol=1e-12)
+
+
+def test_gram_leaves_the_lower_triangle_of_far_blocks_alone(isa: str) -> None:
+    result = np.zeros((40, 40))
+    _core.gram_add(result, np.ones((3, 40)), 1)
+    assert (result[24:, :12] == 0).all()
+
+
+@pytest.mark.parametrize("view", ["reversed", "every other", "columns", "offset by one element"])
+def test_gram_of_views(isa: str, rng: np.random.Generator, view: str) -> None:
+    base = rng.standard_normal((60, 41)).astype(np.float32)
+    W = {
+        "reversed": base[::-1],
+        "every other": base[::2],
+        "columns": base[:, 3:20],
+        "offset by one element": base.reshape(-1)[1:2401].reshape(60, 40),
+    }[view]
+    wide = W.astype(np.float64)
+    np.testing.assert_allclose(gram(W), np.triu(wide.T @ wide), rtol=0, atol=1e-11)
+
+
+@pytest.mark.parametrize("dtype", FLOATS)
+@pytest.mark.parametrize("bad", [np.nan, np.inf, -np.inf])
+@pytest.mark.parametrize("column", [0, 8, 12, 24, 28])
+def test_gram_names_the_rows_that_are_not_finite(
+    isa: str, dtype: str, bad: float, column: int
+) -> None:
+    W = cast(np.ones((70, 29)), dtype)
+    W[[33, 50], column] = bad
+    with pytest.raises(ValueError, match="NaN or infinity") as raised:
+        gram(W)
+    assert raised.value.args[1:] == (33, 2)
+
+
+# ---- project ----------------------------------------------------------------
+
+
+@pytest.mark.parametrize("dtype", FLOATS)
+@pytest.mark.parametrize("d", WIDTHS)
+def test_project_of_each_depth(isa: str, rng: np.random.Generator, d: int, dtype: str) -> None:
+    C = rng.standard_normal((5, d)).astype(np.float32)
+    X = cast(rng.standard_normal((6, d)), dtype)
+    expected = X.astype(np.float32).astype(np.float64) @ C.T.astype(np.float64)
+    result = project(C, X)
+    # The textbook bound of a float32 sum of d products, each rounding half an ulp at most.
+    bound = (d + 1) * 2.0**-24 * (np.abs(X.astype(np.float64)) @ np.abs(C.T.astype(np.float64)))
+    assert (np.abs(result - expected) <= bound).all()
+    assert np.array_equal(result, on_scalar(project, C, X))
+
+
+@pytest.mark.parametrize("k", WIDTHS)
+@pytest.mark.parametrize("n", [0, 1, 2, 3, 4, 5, 7, 8, 9])
+def test_project_of_each_width(isa: str, rng: np.random.Generator, k: int, n: int) -> None:
+    C = rng.standard_normal((k, 19)).astype(np.float32)
+    X = rng.standard_normal((n, 19)).astype(np.float32)
+    expected = X.astype(np.float64) @ C.T.astype(np.float64)
+    result = project(C, X)
+    np.testing.assert_allclose(result, expected, rtol=0, atol=1e-5)
+    assert np.array_equal(result, on_scalar(project, C, X))
+
+
+@pytest.mark.parametrize("n", [1, 3, 4, 5, 63, 64, 65, 129, 517])
+def test_a_row_does_not_depend_on_batch_or_threads(
+    isa: str, rng: np.random.Generator, n: int
+) -> None:
+    C = rng.standard_normal((130, 300)).astype(np.float32)
+    X = rng.standard_normal((517, 300)).astype(np.float32)
+    everything = project(C, X, normalize=True)
+    assert np.array_equal(project(C, X[:n], normalize=True), everything[:n])
+    assert np.array_equal(project(C, X[-n:], normalize=True), everything[-n:])
+    for n_threads in (2, 3, 8):
+        threaded = project(C, X[:n], normalize=True, n_threads=n_threads)
+        assert np.array_equal(threaded, everything[:n])
+
+
+@pytest.mark.parametrize("k", WIDTHS)
+def test_normalised_rows(isa: str, rng: np.random.Generator, k: int) -> None:
+    C = rng.standard_normal((k, 30)).astype(np.float32)
+    X = rng.standard_normal((9, 30)).astype(np.float32)
+    X[4] = 0
+    wide = X.astype(np.float64) @ C.T.astype(np.float64)
+    result = project(C, X, normalize=True)
+    norms = np.linalg.norm(wide, axis=1, keepdims=True)
+    np.testing.assert_allclose(result, wide / np.where(norms == 0, 1, norms), rtol=0, atol=2e-6)
+    assert (result[4] == 0).all()
+    assert np.array_equal(result, on_scalar(project, C, X, normalize=True))
+
+
+@pytest.mark.parametrize("scale", [1e-38, 1e-30, 1e-20, 1e18, 1e30, 1e37])
+def test_normalising_rows_of_extreme_length(
+    isa: str, rng: np.random.Generator, scale: float
+) -> None:
+    C = np.linalg.qr(rng.standard_normal((40, 40)))[0][:20].astype(np.float32)
+    X = (rng.standard_normal((3, 40)) * scale).astype(np.float32)
+    wide = X.astype(np.float64) @ C.T.astype(np.float64)
+    expected = wide / np.linalg.norm(wide, axis=1, keepdims=True)
+    tolerance = 2e-6 if scale > 1e-37 else 1e-5  # products that are subnormal lose digits
+    np.testing.assert_allclose(project(C, X, normalize=True), expected, rtol=0, atol=tolerance)
+
+
+# ---- conversions: the identity as filter shows each element as it went in or out --
+
+
+def all_halves(dtype: np.dtype) -> NDArray:
+    bits = np.arange(1 << 16, dtype=np.uint16)
+    values = bits.view(dtype)
+    with np.errstate(invalid="ignore"):  # signalling NaN among them
+        values = values[np.isfinite(values)]
+    return values[: len(values) // 64 * 64].reshape(-1, 64)
+
+
+@pytest.mark.parametrize("dtype", [np.dtype("float16"), BFLOAT16], ids=str)
+def test_every_half_widens_exactly(isa: str, dtype: np.dtype) -> None:
+    X = all_halves(dtype)
+    if dtype == BFLOAT16:
+        X = X[(np.abs(X.astype(np.float64)) < 1e38).all(axis=1)]
+    result = project(np.eye(64, dtype=np.float32), X)
+    # The sign of zero is lost in the sum, as it is in any matrix product.
+    assert np.array_equal(result, X.astype(np.float32))
+
+
+def awkward_floats(rng: np.random.Generator, largest: float, dtype: np.dtype) -> NDArray:
+    """Values that a half holds, and those halfway between neighbours, and one ulp beside."""
+    halves = all_halves(dtype).astype(np.float32)
+    halves = halves[np.abs(halves) < largest]
+    middles = ((halves[1:].astype(np.float64) + halves[:-1]) / 2).astype(np.float32)
+    middles = middles[np.abs(middles) < largest]
+    random = (rng.standard_normal(6400) * np.exp(rng.uniform(-20, 10, 6400))).astype(np.float32)
+    values = np.concatenate([halves, middles, np.nextafter(middles, np.float32(np.inf)),
+                             np.nextafter(middles, np.float32(-np.inf)), random])  # fmt: skip
+    values = values[np.abs(values) < largest]
+    return values[: len(values) // 64 * 64].reshape(-1, 64)
+
+
+@pytest.mark.parametrize(
+    ("precision", "dtype", "largest"),
+    [("float16", np.dtype("float16"), 65519.0), ("bfloat16", BFLOAT16, 3.3e38)],
+)
+def test_narrowing_rounds_to_nearest_even(
+    isa: str, rng: np.random.Generator, precision: str, dtype: np.dtype, largest: float
+) -> None:
+    X = awkward_floats(rng, largest, dtype)
+    result = project(np.eye(64, dtype=np.float32), X, precision).view(dtype)
+    assert np.array_equal(result, X.astype(dtype))
+
+
+def test_float64_rounds_to_nearest_even(isa: str, rng: np.random.Generator) -> None:
+    X = rng.standard_normal((200, 37)) * np.exp(rng.uniform(-80, 80, (200, 37)))
+    X[0, :4] = [1 + 2**-24, 1 + 3 * 2**-24, 1 + 2**-24 + 2**-50, -1 - 2**-24]
+    result = project(np.eye(37, dtype=np.float32), X)
+    assert np.array_equal(result, X.astype(np.float32))
+
+
+# ---- quantised output -------------------------------------------------------
+
+
+@pytest.mark.parametrize("k", WIDTHS)
+@pytest.mark.parametrize("precision", ["int8", "uint8"])
+def test_integer_levels(isa: str, rng: np.random.Generator, k: int, precision: str) -> None:
+    X = rng.standard_normal((50, k)).astype(np.float32) * 2
+    X[:, 0] *= 1e6  # far outside its range: saturated, not wrapped
+    starts = rng.uniform(-2.5, -1.5, k).astype(np.float32)
+    steps = (rng.uniform(3, 5, k) / 255).astype(np.float32)
+    result = project(np.eye(k, dtype=np.float32), X, precision, starts=starts, steps=steps)
+    levels = (X - starts) / steps
+    if precision == "int8":
+        expected = np.clip(np.trunc(levels - np.float32(128)), -128, 127)
+    else:
+        expected = np.clip(np.trunc(levels), 0, 255)
+    assert np.array_equal(result, expected.astype(precision))
+
+
+@pytest.mark.parametrize("k", WIDTHS)
+def test_sign_bits(isa: str, rng: np.random.Generator, k: int) -> None:
+    X = rng.standard_normal((21, k)).astype(np.float32)
+    X[rng.random(X.shape) < 0.2] = 0
+    result = project(np.eye(k, dtype=np.float32), X, "ubinary")
+    assert np.array_equal(result, np.packbits(X > 0, axis=1))
+
+
+# ---- rows that cannot be projected ------------------------------------------
+
+
+@pytest.mark.parametrize("dtype", FLOATS)
+@pytest.mark.parametrize("bad", [np.nan, np.inf, -np.inf])
+@pytest.mark.parametrize("precision", ["float32", "float16", "bfloat16", "ubinary"])
+@pytest.mark.parametrize("column", [0, 7, 8, 12])
+def test_project_names_the_first_row_that_is_not_finite(
+    isa: str, rng: np.random.Generator, dtype: str, bad: float, precision: str, column: int
+) -> None:
+    C = rng.standard_normal((9, 13)).astype(np.float32)
+    X = cast(rng.standard_normal((100, 13)), dtype)
+    X[[70, 81], column] = bad
+    with pytest.raises(ValueError, match="NaN or infinity") as raised:
+        project(C, X, precision, n_threads=2)
+    assert raised.value.args[1] == 70
+
+
+@pytest.mark.parametrize(
+    ("value", "precision", "dtype"),
+    [
+        (65520.0, "float16", "float32"),
+        (-1e9, "float16", "float32"),
+        (3.4e38, "bfloat16", "float32"),
+        (1e39, "float32", "float64"),
+    ],
+)
+def test_what_does_not_fit_is_an_overflow(
+    isa: str, value: float, precision: str, dtype: str
+) -> None:
+    X = np.ones((5, 30), dtype)
+    X[3, 20] = value
+    with pytest.raises(OverflowError) as raised:
+        project(np.eye(30, dtype=np.float32), X, precision)
+    assert raised.value.args[1] == 3
+
+
+def test_the_largest_half_fits(isa: str) -> None:
+    X = np.full((1, 8), 65519.9, np.float32)
+    result = project(np.eye(8, dtype=np.float32), X, "float16")
+    assert (result == np.float16(65504)).all()

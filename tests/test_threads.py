@@ -1,0 +1,175 @@
+"""Threads: how many, several callers at once, fork."""
+
+from __future__ import annotations
+
+import multiprocessing
+import os
+import sys
+import threading
+import time
+
+import numpy as np
+import pytest
+
+from embedfilter import EmbedFilter, threads
+from embedfilter.threads import available_cpus, resolve_n_threads
+
+
+@pytest.fixture
+def no_variables(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("EMBEDFILTER_NUM_THREADS", "OPENBLAS_NUM_THREADS", "OMP_NUM_THREADS"):
+        monkeypatch.delenv(name, raising=False)
+
+
+@pytest.fixture
+def many_cpus(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(threads, "available_cpus", lambda: 8)
+
+
+@pytest.mark.usefixtures("no_variables", "many_cpus")
+@pytest.mark.parametrize(
+    ("variables", "n"),
+    [
+        ({}, 8),
+        ({"OMP_NUM_THREADS": "3"}, 3),
+        ({"OMP_NUM_THREADS": "3,2"}, 3),
+        ({"OMP_NUM_THREADS": "64"}, 8),
+        ({"OMP_NUM_THREADS": "0"}, 8),
+        ({"OMP_NUM_THREADS": "many"}, 8),
+        ({"OMP_NUM_THREADS": "3", "OPENBLAS_NUM_THREADS": "2"}, 2),
+        ({"OMP_NUM_THREADS": "3", "EMBEDFILTER_NUM_THREADS": "5"}, 5),
+    ],
+)
+def test_default(monkeypatch: pytest.MonkeyPatch, variables: dict[str, str], n: int) -> None:
+    for name, value in variables.items():
+        monkeypatch.setenv(name, value)
+    assert resolve_n_threads(None) == n
+
+
+@pytest.mark.usefixtures("many_cpus")
+def test_asked_for() -> None:
+    assert resolve_n_threads(1) == 1
+    assert resolve_n_threads(3) == 3
+    assert resolve_n_threads(1000) == 8
+
+
+@pytest.mark.parametrize("n", [0, -1])
+def test_too_few(n: int) -> None:
+    with pytest.raises(ValueError, match=f"n_threads: expected at least 1, found {n}"):
+        resolve_n_threads(n)
+
+
+@pytest.mark.parametrize("n", [True, 1.5, "2"])
+def test_not_a_number(n: object) -> None:
+    with pytest.raises(TypeError, match="n_threads: expected an int or None"):
+        resolve_n_threads(n)  # type: ignore[arg-type]
+
+
+@pytest.mark.skipif(not hasattr(os, "sched_setaffinity"), reason="affinity is Linux's")
+def test_affinity_counts() -> None:
+    before = os.sched_getaffinity(0)
+    os.sched_setaffinity(0, {min(before)})
+    try:
+        assert available_cpus() == 1
+    finally:
+        os.sched_setaffinity(0, before)
+
+
+def test_cgroup_quota(monkeypatch: pytest.MonkeyPatch, tmp_path) -> None:
+    (tmp_path / "cpu.max").write_text("150000 100000\n")
+    assert threads._quota(tmp_path / "cpu.max", None) == 2
+    (tmp_path / "cpu.max").write_text("max 100000\n")
+    assert threads._quota(tmp_path / "cpu.max", None) > 1 << 20
+    (tmp_path / "quota").write_text("-1\n")
+    (tmp_path / "period").write_text("100000\n")
+    assert threads._quota(tmp_path / "quota", tmp_path / "period") > 1 << 20
+    assert threads._quota(tmp_path / "missing", None) > 1 << 20
+
+
+@pytest.fixture(scope="module")
+def work() -> tuple[EmbedFilter, np.ndarray, np.ndarray]:
+    rng = np.random.default_rng(3)
+    f = EmbedFilter.from_matrix(rng.standard_normal((600, 200)))
+    X = rng.standard_normal((3000, 200)).astype(np.float32)
+    return f, X, f.transform(X, n_threads=1)
+
+
+def test_many_callers_at_once(work: tuple) -> None:
+    f, X, expected = work
+    wrong = []
+
+    def call() -> None:
+        for _ in range(20):
+            if not np.array_equal(f.transform(X), expected):
+                wrong.append(threading.get_ident())
+
+    callers = [threading.Thread(target=call) for _ in range(8)]
+    for caller in callers:
+        caller.start()
+    for caller in callers:
+        caller.join()
+    assert not wrong
+
+
+def test_other_python_threads_run_meanwhile(work: tuple) -> None:
+    """The interpreter is released: a Python thread makes progress inside one long call."""
+    f, X, _ = work
+    X = np.tile(X, (40, 1))
+    times: list[float] = []
+    stop = threading.Event()
+
+    def tick() -> None:
+        while not stop.is_set():
+            times.append(time.perf_counter())
+            time.sleep(0)
+
+    ticker = threading.Thread(target=tick)
+    ticker.start()
+    start = time.perf_counter()
+    f.transform(X, n_threads=1)
+    end = time.perf_counter()
+    stop.set()
+    ticker.join()
+    # Held for the whole call, the interpreter would let the other thread run before and
+    # after it only.
+    middle = [t for t in times if start + (end - start) / 4 < t < end - (end - start) / 4]
+    assert middle
+
+
+def _transform_in_child(arguments: tuple) -> bool:
+    f, X, expected = arguments
+    return bool(np.array_equal(f.transform(X), expected))
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="there is no fork")
+@pytest.mark.filterwarnings("ignore:.*fork.*:DeprecationWarning")
+@pytest.mark.parametrize("method", ["fork", "spawn"])
+def test_child_processes(work: tuple, method: str) -> None:
+    f, X, expected = work
+    f.transform(X)  # the pool's threads exist here and not in the child
+    with multiprocessing.get_context(method).Pool(2) as pool:
+        assert pool.map(_transform_in_child, [(f, X, expected)] * 4, chunksize=1) == [True] * 4
+    assert np.array_equal(f.transform(X), expected)
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="there is no fork")
+@pytest.mark.filterwarnings("ignore:.*fork.*:DeprecationWarning")
+def test_fork_while_another_thread_transforms(work: tuple) -> None:
+    f, X, expected = work
+    stop = threading.Event()
+
+    def keep_busy() -> None:
+        while not stop.is_set():
+            f.transform(X)
+
+    busy = threading.Thread(target=keep_busy)
+    busy.start()
+    try:
+        for _ in range(10):
+            child = os.fork()
+            if child == 0:
+                os._exit(0 if np.array_equal(f.transform(X), expected) else 1)
+            assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
+    finally:
+        stop.set()
+        busy.join()
