@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import contextlib
+import fcntl
 import json
 import os
 import re
 import resource
 import signal
+import struct
 import subprocess
 import sys
+import termios
 import time
 from pathlib import Path
 
@@ -222,6 +225,7 @@ def test_a_progress_bar_is_shown_on_a_terminal(
     source, output = tmp_path / "X.npy", tmp_path / "Y.npy"
     np.save(source, X)
     terminal, other_end = os.openpty()
+    fcntl.ioctl(other_end, termios.TIOCSWINSZ, struct.pack("4H", 24, 80, 0, 0))
     done = subprocess.run(
         [sys.executable, "-m", "embedfilter", "apply", filter_file, source, output],
         stdout=subprocess.PIPE, stderr=other_end, check=True,
