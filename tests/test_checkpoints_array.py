@@ -178,11 +178,11 @@ def test_closed():
         W.rows(0, 1)
 
 
-def test_torch_is_not_imported():
+def test_torch_is_not_imported(tmp_path):
     code = (
         "import sys, numpy as np\n"
         "from embedfilter.checkpoints import open_unembedding\n"
         "open_unembedding(np.ones((4, 2), 'f4')).rows(0, 2)\n"
         "assert 'torch' not in sys.modules"
     )
-    subprocess.run([sys.executable, "-c", code], check=True)
+    subprocess.run([sys.executable, "-c", code], check=True, cwd=tmp_path)

@@ -561,5 +561,7 @@ def test_import_and_plain_reading_load_no_heavy_library(tmp_path):
         f"with open_unembedding({str(path)!r}) as W: list(W.blocks())\n"
         "print(sorted({'gguf', 'torch', 'scipy', 'safetensors', 'ml_dtypes'} & set(sys.modules)))"
     )
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    done = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, check=True, cwd=tmp_path
+    )
     assert done.stdout.strip() == "[]"

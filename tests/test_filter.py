@@ -314,13 +314,13 @@ def test_fingerprint_is_of_the_stored_bytes(W: NDArray) -> None:
     assert f.metadata["fingerprint"] != other.metadata["fingerprint"]
 
 
-def test_importing_is_light() -> None:
+def test_importing_is_light(tmp_path: Path) -> None:
     code = (
         "import sys, numpy; before = set(sys.modules); import embedfilter;"
         "print(*sorted({m.partition('.')[0] for m in set(sys.modules) - before}))"
     )
     output = subprocess.run(
-        [sys.executable, "-c", code], capture_output=True, text=True, check=True
+        [sys.executable, "-c", code], capture_output=True, text=True, check=True, cwd=tmp_path
     )
     heavy = {"torch", "scipy", "gguf", "safetensors", "tqdm", "click", "ml_dtypes", "sklearn"}
     assert not heavy & set(output.stdout.split())
