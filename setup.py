@@ -10,6 +10,7 @@ EMBEDFILTER_WERROR=1
 
 from __future__ import annotations
 
+import importlib.metadata
 import os
 import shlex
 import shutil
@@ -32,6 +33,7 @@ COMPILE_ARGS = [
     "-fvisibility=hidden",
     "-pthread",
 ]
+LICENSE_FILE = "LICENSE-OpenBLAS.txt"
 WARNING_ARGS = ["-Wall", "-Wextra", "-Werror"]
 
 
@@ -55,8 +57,9 @@ class BuildWithOpenBLAS(build_ext):
     def copy_extensions_to_source(self) -> None:
         """Copy the module, and the library beside it, into the source tree: editable installs."""
         super().copy_extensions_to_source()
-        for library in Path(self.build_lib, "embedfilter").glob("lib*openblas*"):
-            shutil.copy2(library, "embedfilter")
+        for pattern in ("lib*openblas*", LICENSE_FILE):
+            for file in Path(self.build_lib, "embedfilter").glob(pattern):
+                shutil.copy2(file, "embedfilter")
 
     def _link_shipped_openblas(self, ext: Extension) -> None:
         import scipy_openblas32 as openblas  # noqa: PLC0415 - a build requirement only
@@ -66,6 +69,7 @@ class BuildWithOpenBLAS(build_ext):
         suffix = ".dylib" if sys.platform == "darwin" else ".so"
         name = f"lib{openblas.get_library()}{suffix}"
         copy = Path(shutil.copy2(Path(openblas.get_lib_dir(), name), folder))
+        shutil.copy2(_openblas_license(), folder / LICENSE_FILE)
         if sys.platform == "darwin":
             subprocess.run(["install_name_tool", "-id", f"@rpath/{copy.name}", copy], check=True)
         ext.define_macros.append(("BLAS_SYMBOL_PREFIX", "scipy_"))
@@ -74,9 +78,27 @@ class BuildWithOpenBLAS(build_ext):
         ext.extra_link_args.append(f"-Wl,-rpath,{origin}")
 
 
+def _openblas_license() -> Path:
+    """Return the licence text that scipy-openblas32 carries; copies of it must have it too."""
+    name = "scipy-openblas32"
+    for file in importlib.metadata.distribution(name).files or []:
+        if file.match("licenses/LICENSE*"):
+            return Path(str(file.locate()))
+    raise SystemExit(f"{name}: expected a file licenses/LICENSE* in its metadata, found none")
+
+
 def _pkg_config(option: str) -> list[str]:
     command = ["pkg-config", option, "openblas"]
-    return shlex.split(subprocess.run(command, check=True, capture_output=True, text=True).stdout)
+    try:
+        done = subprocess.run(command, check=True, capture_output=True, text=True)
+    except (OSError, subprocess.CalledProcessError) as error:
+        found = " ".join(str(getattr(error, "stderr", None) or error).split())
+        raise SystemExit(
+            "EMBEDFILTER_SYSTEM_OPENBLAS=1: expected pkg-config and an openblas.pc that it finds"
+            " (on Debian and Ubuntu: apt install pkg-config libopenblas-dev),"
+            f" found for '{shlex.join(command)}': {found}"
+        ) from None
+    return shlex.split(done.stdout)
 
 
 CSRC = Path("csrc")

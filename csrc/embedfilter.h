@@ -8,8 +8,8 @@
  *   - matrices are row-major; the shape stands in a comment beside each pointer;
  *   - sizes are size_t and count elements unless the name ends in _bytes;
  *   - input is only read, output is only written, and the two never overlap;
- *   - n_threads is the number of threads to use, the caller included; the result
- *     does not depend on it;
+ *   - n_threads is the number of threads to use, the caller included; the result does
+ *     not depend on it, except in the last bits of ef_eigh's;
  *   - every function may be called from several threads at once.
  */
 #ifndef EMBEDFILTER_H
@@ -77,14 +77,32 @@ void ef_parallel_for(size_t n_threads, size_t n_tasks, ef_task *task, void *cont
 
 /* ---- Gram matrix (gram.c) ----------------------------------------------- */
 
-/* Adds W^T W to the upper triangle of `gram`.
- *   gram  (d, d) float64, d = w.n_cols; what lies below the diagonal's 12-wide
- *         blocks is left alone
- *   w     (n, d) of any ef_dtype
- * Each element is widened to float64 exactly and the sums run in float64.
- * EF_NOT_FINITE: detail.row is the first row with NaN or infinity, detail.count the
- * number of such rows; `gram` is then unspecified. EF_NO_MEMORY, EF_TOO_LARGE. */
-ef_status ef_gram_add(double *gram, ef_matrix w, size_t n_threads, ef_detail *detail);
+/* W^T W of a matrix W (n, d) that comes in blocks of rows, whatever n. Its memory is
+ * 4 d^2 bytes and about 4 MiB. */
+typedef struct ef_gram ef_gram;
+
+enum { EF_MAX_COLUMNS = 32766 }; /* of W: LAPACK's work sizes are 32-bit */
+
+/* Begins a sum over rows of d numbers, in one of two ways.
+ *   basis  (p, d), p <= 8: the dominant directions of the rows, orthonormal to rounding.
+ *          p = 0: all in float64, from inputs of any type.
+ *          p > 0: twice as fast: float32 products and sums over runs of 256 rows, added in
+ *          float64, of what remains of the rows when the directions are taken out. float64
+ *          input is rounded to float32 first. The result is exact to about 1e-7 of the
+ *          square of the largest singular value that remains.
+ * EF_TOO_LARGE for d = 0, d > EF_MAX_COLUMNS or p > 8; EF_NO_MEMORY. */
+ef_status ef_gram_new(size_t d, const float *basis, size_t p, ef_gram **gram, ef_detail *detail);
+void ef_gram_free(ef_gram *gram); /* NULL is allowed */
+
+/* Adds the rows of w (n, d). The blocks in which rows come do not change the result.
+ * EF_NOT_FINITE: detail.row is the first row with NaN or infinity, detail.count the number of
+ * such rows. EF_OVERFLOW: all are finite, but numbers are too large for float32 sums.
+ * EF_NO_MEMORY. The sum is of no use after an error. Not for several threads at once. */
+ef_status ef_gram_add(ef_gram *gram, ef_matrix w, size_t n_threads, ef_detail *detail);
+
+/* Writes the upper triangle of the sum so far to out (d, d), and leaves the rest alone. More
+ * rows may be added after it. It may hold infinity or NaN where squares overflow. */
+ef_status ef_gram_finish(ef_gram *gram, double *out, size_t n_threads, ef_detail *detail);
 
 /* ---- Eigenvectors (eigen.c) --------------------------------------------- */
 
@@ -92,9 +110,9 @@ ef_status ef_gram_add(double *gram, ef_matrix w, size_t n_threads, ef_detail *de
  *   matrix  (d, d) float64: the upper triangle is read; on return row i is the unit
  *           eigenvector of values[i]
  *   values  (d), ascending
- * EF_NOT_FINITE / EF_OVERFLOW never come from here: a matrix with NaN or infinity gives
- * EF_NOT_FINITE with detail.row before LAPACK, which might not return, sees it.
- * EF_TOO_LARGE for d > 32766 (LAPACK's work size is a 32-bit int). Calls are serialised:
+ * EF_NOT_FINITE: the matrix has NaN or infinity in detail.row; LAPACK, which might not
+ * return, does not see it. EF_LAPACK: no convergence. EF_NO_MEMORY.
+ * EF_TOO_LARGE for d > EF_MAX_COLUMNS. Calls are serialised:
  * OpenBLAS is not safe to enter twice everywhere. */
 ef_status ef_eigh(double *matrix, double *values, size_t d, size_t n_threads, ef_detail *detail);
 
@@ -108,7 +126,7 @@ ef_status ef_filter_new(const float *components, size_t k, size_t d, ef_filter *
                         ef_detail *detail);
 void ef_filter_free(ef_filter *filter); /* NULL is allowed */
 
-/* The form of a projected row. k values each, except EF_BITS. */
+/* The form of a projected row: k values each, except EF_OUT_BITS. */
 typedef enum ef_precision {
     EF_OUT_F32,
     EF_OUT_F16,

@@ -1,9 +1,20 @@
-/* The Gram matrix of a block of rows: gram += W^T W.
+/* The Gram matrix W^T W of a stream of rows.
  *
- * A chunk of rows is widened and laid out as panels of EF_GRAM_PANEL columns, which serve
- * as both operands; the kernel multiplies two panels into one tile. Threads share the rows
- * while packing and the pairs of panel groups while multiplying; each element is always
- * summed by one thread in order of the rows. */
+ * Rows are laid out in a chunk as panels of EF_PANEL columns, which serve as both operands:
+ * the kernel multiplies two panels into one tile. When the chunk is full, the tiles of the
+ * upper triangle are brought up to date. Threads share the rows while packing and the pairs
+ * of panel groups while multiplying; each number is summed by one thread in order of the rows,
+ * and runs begin at multiples of EF_RUN rows of the stream, so that neither threads nor the
+ * caller's blocks change a bit.
+ *
+ * Accuracy in float32 (ef_gram_new's `exact` false). What is lost is relative to the largest
+ * numbers summed, and a head's largest singular value is 25 to 1000 times those of the bulk.
+ * So the few dominant directions P are taken out first: w = r + P^T a with a = P w. Then
+ *
+ *     W^T W = R^T R + (R^T A) P + P^T (A^T R) + P^T (A^T A) P
+ *
+ * holds for any a and P, exact directions or not; the parts a ride along as more columns, and
+ * the products are put together in float64 at the end. */
 #include "embedfilter.h"
 #include "kernels/kernels.h"
 
@@ -13,152 +24,328 @@
 #include <string.h>
 
 enum {
-    PANEL = EF_GRAM_PANEL,
-    DEPTH = 128,          /* rows multiplied at a time: two panels of them fit the L1 cache */
-    GROUP = 8,            /* panels on each side of a task: its operands fit the L2 cache */
-    PACK_ROWS = 32,       /* rows of a packing task */
-    CHUNK_BYTES = 1 << 24 /* panels of one chunk, about */
+    GROUP_I = 16,         /* panels on either side of a task: the tiles and the panels on one */
+    GROUP_J = 2,          /* side stay in the L2 cache, the others stream through it */
+    PACK_ROWS = 8,        /* rows packed at a time: they fit the L2 cache */
+    EXACT_RUN = 128,      /* float64 rows multiplied at a time: two panels fit the L1 cache */
+    CHUNK_BYTES = 1 << 22 /* panels of one chunk, about */
 };
 
-typedef struct chunk {
-    const ef_kernels *kernels;
-    ef_matrix w; /* the rows of this chunk */
-    size_t n_panels;
-    double *panels; /* (n_panels, w.n_rows, PANEL) */
-    double *rows;   /* (n_packing_tasks, 2, padded d): one row being packed by each task */
-    atomic_bool finite;
-    double *gram; /* (d, d) */
-} chunk;
+struct ef_gram {
+    size_t d, p, n_panels;
+    bool exact;      /* float64 throughout */
+    float *basis;    /* (p, d) */
+    size_t capacity; /* rows that a chunk holds, a multiple of EF_RUN */
+    size_t n_rows;   /* rows in it */
+    void *panels;    /* (n_panels, capacity, EF_PANEL) float32 or, if exact, float64 */
+    double *tiles;   /* (pairs, EF_PANEL, EF_PANEL): panels (i, j >= i) at j (j + 1) / 2 + i */
+};
 
 static size_t least(size_t a, size_t b) {
     return a < b ? a : b;
 }
 
-/* Widens one row into `row` (n_panels * PANEL), padded with zeros. `row` is followed by
- * room for as many again. */
-static void widen_row(const chunk *c, const unsigned char *source, double *row) {
-    const size_t d = c->w.n_cols, padded = c->n_panels * PANEL;
-    float *narrow = (float *)(row + padded);
-    switch (c->w.dtype) {
-    case EF_F64:
-        memcpy(row, source, d * sizeof(double));
-        break;
-    case EF_F32:
-        c->kernels->f32_to_f64((const float *)source, row, d);
-        break;
-    case EF_F16:
-        c->kernels->f16_to_f32((const uint16_t *)source, narrow, d);
-        c->kernels->f32_to_f64(narrow, row, d);
-        break;
-    case EF_BF16:
-        c->kernels->bf16_to_f32((const uint16_t *)source, narrow, d);
-        c->kernels->f32_to_f64(narrow, row, d);
-        break;
-    }
-    memset(row + d, 0, (padded - d) * sizeof(double));
+static size_t ceil_div(size_t a, size_t b) {
+    return a / b + (a % b != 0);
 }
 
-/* True if all n values are finite: infinity and NaN times zero are NaN. */
-static bool all_finite(const double *values, size_t n) {
-    double sum = 0.0;
+/* The number of pairs (i, j) with i <= j < n. */
+static size_t n_pairs(size_t n) {
+    return n * (n + 1) / 2;
+}
+
+void ef_gram_free(ef_gram *gram) {
+    if (gram == NULL)
+        return;
+    free(gram->basis);
+    free(gram->panels);
+    free(gram->tiles);
+    free(gram);
+}
+
+ef_status ef_gram_new(size_t d, const float *basis, size_t p, ef_gram **result, ef_detail *detail) {
+    if (d == 0 || d > EF_MAX_COLUMNS || p > EF_MAX_PEEL)
+        return EF_TOO_LARGE;
+    const bool exact = p == 0;
+    const size_t item = exact ? sizeof(double) : sizeof(float);
+    const size_t n_panels = ceil_div(d + p, EF_PANEL), row_bytes = n_panels * EF_PANEL * item;
+    size_t capacity = CHUNK_BYTES / row_bytes / EF_RUN * EF_RUN;
+    capacity = capacity < EF_RUN ? EF_RUN : capacity;
+    const size_t tiles_bytes = n_pairs(n_panels) * EF_PANEL * EF_PANEL * sizeof(double);
+
+    void *tiles = NULL, *panels = NULL;
+    ef_gram *gram = malloc(sizeof *gram);
+    float *copy = malloc((p * d + 1) * sizeof(float));
+    if (gram == NULL || copy == NULL || posix_memalign(&tiles, 64, tiles_bytes) != 0 ||
+        posix_memalign(&panels, 64, capacity * row_bytes) != 0) {
+        free(tiles);
+        free(copy);
+        free(gram);
+        detail->count = tiles_bytes + capacity * row_bytes;
+        return EF_NO_MEMORY;
+    }
+    memset(tiles, 0, tiles_bytes);
+    if (p > 0)
+        memcpy(copy, basis, p * d * sizeof(float));
+    *gram = (ef_gram){.d = d,
+                      .p = p,
+                      .n_panels = n_panels,
+                      .exact = exact,
+                      .basis = copy,
+                      .capacity = capacity,
+                      .panels = panels,
+                      .tiles = tiles};
+    *result = gram;
+    return EF_OK;
+}
+
+/* ---- packing: rows of any type into the chunk's panels ------------------- */
+
+typedef struct packing {
+    const ef_kernels *kernels;
+    ef_gram *gram;
+    ef_matrix w;        /* the rows to add; the chunk has room for them */
+    double *scratch;    /* (slots, PACK_ROWS + 1, padded d) */
+    atomic_size_t next; /* the next row to pack */
+    atomic_bool finite;
+} packing;
+
+static const unsigned char *row_of(ef_matrix w, size_t row) {
+    return w.data + (ptrdiff_t)row * w.stride_bytes;
+}
+
+/* A row of any type as float32. */
+static void widen_f32(const ef_kernels *kernels, ef_matrix w, size_t index, float *row) {
+    const unsigned char *source = row_of(w, index);
+    switch (w.dtype) {
+    case EF_F64:
+        kernels->f64_to_f32((const double *)source, row, w.n_cols);
+        break;
+    case EF_F32:
+        memcpy(row, source, w.n_cols * sizeof(float));
+        break;
+    case EF_F16:
+        kernels->f16_to_f32((const uint16_t *)source, row, w.n_cols);
+        break;
+    case EF_BF16:
+        kernels->bf16_to_f32((const uint16_t *)source, row, w.n_cols);
+        break;
+    }
+}
+
+/* A row of any type as float64; `room` is for n_cols float32. */
+static void widen_f64(const ef_kernels *kernels, ef_matrix w, size_t index, double *row,
+                      float *room) {
+    if (w.dtype == EF_F64) {
+        memcpy(row, row_of(w, index), w.n_cols * sizeof(double));
+        return;
+    }
+    widen_f32(kernels, w, index, room);
+    kernels->f32_to_f64(room, row, w.n_cols);
+}
+
+static bool all_finite_f64(const double *values, size_t n) {
+    double sum = 0.0; /* infinity and NaN times zero are NaN */
     for (size_t i = 0; i < n; i++)
         sum += values[i] * 0.0;
     return sum == 0.0;
 }
 
-static void pack_task(void *context, size_t index) {
-    chunk *c = context;
-    const size_t n = c->w.n_rows, padded = c->n_panels * PANEL;
-    double *row = c->rows + index * 2 * padded;
-    for (size_t r = index * PACK_ROWS; r < least(n, (index + 1) * PACK_ROWS); r++) {
-        widen_row(c, c->w.data + (ptrdiff_t)r * c->w.stride_bytes, row);
-        if (!all_finite(row, padded))
-            atomic_store(&c->finite, false);
-        for (size_t p = 0; p < c->n_panels; p++)
-            memcpy(c->panels + (p * n + r) * PANEL, row + p * PANEL, PANEL * sizeof(double));
+static bool all_finite_f32(const float *values, size_t n) {
+    float sum = 0.0f;
+    for (size_t i = 0; i < n; i++)
+        sum += values[i] * 0.0f;
+    return sum == 0.0f;
+}
+
+/* Copies n rows (n, padded d) into each panel, from row `first` of the chunk on. */
+static void scatter(const ef_gram *gram, const void *rows, size_t first, size_t n) {
+    const size_t item = gram->exact ? sizeof(double) : sizeof(float);
+    const size_t width = EF_PANEL * item;
+    unsigned char *target = (unsigned char *)gram->panels + first * width;
+    for (size_t p = 0; p < gram->n_panels; p++, target += gram->capacity * width)
+        for (size_t r = 0; r < n; r++)
+            memcpy(target + r * width,
+                   (const unsigned char *)rows + (r * gram->n_panels + p) * width, width);
+}
+
+/* Widens n rows, from row `first` of w on, into `rows` (n, padded d) float64. */
+static void prepare_f64(packing *job, size_t first, size_t n, double *rows) {
+    const size_t d = job->gram->d, padded = job->gram->n_panels * EF_PANEL;
+    for (size_t r = 0; r < n; r++) {
+        double *row = rows + r * padded;
+        widen_f64(job->kernels, job->w, first + r, row, (float *)(rows + PACK_ROWS * padded));
+        memset(row + d, 0, (padded - d) * sizeof(double));
+        if (!all_finite_f64(row, d))
+            atomic_store(&job->finite, false);
     }
 }
 
-/* Adds the product of panels i and j over all rows of the chunk to the matrix, whose edge
- * may cut the tile. */
-static void multiply_panels(const chunk *c, size_t i, size_t j, size_t first, size_t n) {
-    const size_t d = c->w.n_cols, rows = c->w.n_rows;
-    const double *a = c->panels + (i * rows + first) * PANEL; /* (n, PANEL) */
-    const double *b = c->panels + (j * rows + first) * PANEL; /* (n, PANEL) */
-    double *tile = c->gram + i * PANEL * d + j * PANEL;
-    const size_t height = least(PANEL, d - i * PANEL), width = least(PANEL, d - j * PANEL);
-    if (height == PANEL && width == PANEL) {
-        c->kernels->gram_f64(a, b, n, tile, d);
-        return;
-    }
-    double edge[PANEL * PANEL] = {0};
-    for (size_t r = 0; r < height; r++)
-        memcpy(edge + r * PANEL, tile + r * d, width * sizeof(double));
-    c->kernels->gram_f64(a, b, n, edge, PANEL);
-    for (size_t r = 0; r < height; r++)
-        memcpy(tile + r * d, edge + r * PANEL, width * sizeof(double));
-}
-
-/* One pair (I <= J) of panel groups; pairs are numbered column by column. */
-static void multiply_task(void *context, size_t index) {
-    const chunk *c = context;
-    size_t J = 0;
-    while ((J + 1) * (J + 2) / 2 <= index)
-        J++;
-    const size_t I = index - J * (J + 1) / 2;
-    const size_t i_end = least(c->n_panels, (I + 1) * GROUP);
-    const size_t j_end = least(c->n_panels, (J + 1) * GROUP);
-    for (size_t first = 0; first < c->w.n_rows; first += DEPTH) {
-        const size_t n = least(DEPTH, c->w.n_rows - first);
-        for (size_t j = J * GROUP; j < j_end; j++)
-            for (size_t i = I * GROUP; i < i_end && i <= j; i++)
-                multiply_panels(c, i, j, first, n);
+/* The same in float32, with the dominant directions taken out and the parts beside the row. */
+static void prepare_f32(packing *job, size_t first, size_t n, float *rows) {
+    const ef_gram *gram = job->gram;
+    const size_t d = gram->d, p = gram->p, padded = gram->n_panels * EF_PANEL;
+    for (size_t r = 0; r < n; r++) {
+        float *row = rows + r * padded, *parts = row + d;
+        widen_f32(job->kernels, job->w, first + r, row);
+        job->kernels->peel_f32(row, d, gram->basis, p, parts);
+        memset(parts + p, 0, (padded - d - p) * sizeof(float));
+        if (!all_finite_f32(parts, p)) /* NaN and infinity reach the parts */
+            atomic_store(&job->finite, false);
     }
 }
 
-/* Finds the rows that are not finite, once it is known that there are some. */
-static void find_bad_rows(chunk *c, ef_matrix w, ef_detail *detail) {
+static void pack_task(void *context, size_t slot) {
+    packing *job = context;
+    const size_t padded = job->gram->n_panels * EF_PANEL;
+    double *rows = job->scratch + slot * (PACK_ROWS + 1) * padded;
+    for (;;) {
+        const size_t first = atomic_fetch_add(&job->next, PACK_ROWS);
+        if (first >= job->w.n_rows)
+            return;
+        const size_t n = least(PACK_ROWS, job->w.n_rows - first);
+        if (job->gram->exact)
+            prepare_f64(job, first, n, rows);
+        else
+            prepare_f32(job, first, n, (float *)rows);
+        scatter(job->gram, rows, job->gram->n_rows + first, n);
+    }
+}
+
+/* Counts the rows that are not finite; EF_OVERFLOW if there are none. */
+static ef_status find_bad_rows(packing *job, ef_matrix w, ef_detail *detail) {
+    double *row = job->scratch;
+    float *room = (float *)(row + w.n_cols);
     detail->count = 0;
     for (size_t r = 0; r < w.n_rows; r++) {
-        widen_row(c, w.data + (ptrdiff_t)r * w.stride_bytes, c->rows);
-        if (!all_finite(c->rows, c->n_panels * PANEL) && detail->count++ == 0)
+        widen_f64(job->kernels, w, r, row, room);
+        if (!all_finite_f64(row, w.n_cols) && detail->count++ == 0)
             detail->row = r;
+    }
+    return detail->count > 0 ? EF_NOT_FINITE : EF_OVERFLOW;
+}
+
+/* ---- multiplying: the tiles brought up to date --------------------------- */
+
+typedef struct product {
+    const ef_kernels *kernels;
+    const ef_gram *gram;
+    size_t n_rows, n_columns; /* of the grid of tasks; those below the diagonal are empty */
+} product;
+
+/* The row `first` of panel p of the chunk. */
+static const float *panel_f32(const ef_gram *gram, size_t p, size_t first) {
+    return (const float *)gram->panels + (p * gram->capacity + first) * EF_PANEL;
+}
+
+static const double *panel_f64(const ef_gram *gram, size_t p, size_t first) {
+    return (const double *)gram->panels + (p * gram->capacity + first) * EF_PANEL;
+}
+
+/* One rectangle of tiles: panels I, I + 1, ... times panels J, J + 1. */
+static void multiply_task(void *context, size_t index) {
+    const product *job = context;
+    const ef_gram *gram = job->gram;
+    /* The last columns of tiles first: they are the longest. */
+    const size_t J = (job->n_columns - 1 - index / job->n_rows) * GROUP_J;
+    const size_t I = index % job->n_rows * GROUP_I;
+    const size_t j_end = least(gram->n_panels, J + GROUP_J);
+    const size_t i_end = least(j_end, I + GROUP_I);
+    const size_t run = gram->exact ? EXACT_RUN : EF_RUN;
+    for (size_t first = 0; first < gram->n_rows; first += run) {
+        const size_t n = least(run, gram->n_rows - first);
+        for (size_t i = I; i < i_end; i++) {
+            for (size_t j = J > i ? J : i; j < j_end; j++) {
+                double *tile = gram->tiles + (n_pairs(j) + i) * EF_PANEL * EF_PANEL;
+                if (gram->exact) {
+                    job->kernels->gram_f64(panel_f64(gram, i, first), panel_f64(gram, j, first), n,
+                                           tile);
+                    continue;
+                }
+                const float *next = panel_f32(gram, i + 1 < i_end ? i + 1 : i, first);
+                job->kernels->gram_f32(panel_f32(gram, i, first), panel_f32(gram, j, first), n,
+                                       tile, next + (j - J) * n * EF_PANEL / GROUP_J);
+            }
+        }
     }
 }
 
-ef_status ef_gram_add(double *gram, ef_matrix w, size_t n_threads, ef_detail *detail) {
-    const size_t d = w.n_cols;
-    if (d == 0 || w.n_rows == 0)
-        return EF_OK;
-    if (d > SIZE_MAX / 64 / DEPTH / sizeof(double) || w.n_rows > SIZE_MAX / 64)
-        return EF_TOO_LARGE;
-    chunk c = {.kernels = ef_active_kernels(), .n_panels = (d + PANEL - 1) / PANEL, .gram = gram};
-    const size_t padded = c.n_panels * PANEL;
-    size_t chunk_rows = CHUNK_BYTES / (padded * sizeof(double)) / DEPTH * DEPTH;
-    chunk_rows = least(chunk_rows < DEPTH ? DEPTH : chunk_rows, w.n_rows);
-    const size_t n_packing = (chunk_rows + PACK_ROWS - 1) / PACK_ROWS;
-    const size_t bytes = (chunk_rows + 2 * n_packing) * padded * sizeof(double);
-    void *memory = NULL;
-    if (posix_memalign(&memory, 64, bytes) != 0) {
+/* Multiplies what the chunk holds and empties it. */
+static void multiply_chunk(ef_gram *gram, size_t n_threads) {
+    product job = {.kernels = ef_active_kernels(),
+                   .gram = gram,
+                   .n_rows = ceil_div(gram->n_panels, GROUP_I),
+                   .n_columns = ceil_div(gram->n_panels, GROUP_J)};
+    ef_parallel_for(n_threads, job.n_rows * job.n_columns, multiply_task, &job);
+    gram->n_rows = 0;
+}
+
+ef_status ef_gram_add(ef_gram *gram, ef_matrix w, size_t n_threads, ef_detail *detail) {
+    packing job = {.kernels = ef_active_kernels(), .gram = gram};
+    const size_t padded = gram->n_panels * EF_PANEL;
+    const size_t bytes = n_threads * (PACK_ROWS + 1) * padded * sizeof(double);
+    job.scratch = malloc(bytes);
+    if (job.scratch == NULL) {
         detail->count = bytes;
         return EF_NO_MEMORY;
     }
-    c.panels = memory;
-    c.rows = c.panels + chunk_rows * padded;
-    atomic_init(&c.finite, true);
-
-    const size_t n_groups = (c.n_panels + GROUP - 1) / GROUP;
-    for (size_t first = 0; first < w.n_rows && atomic_load(&c.finite); first += chunk_rows) {
-        c.w = w;
-        c.w.data = w.data + (ptrdiff_t)first * w.stride_bytes;
-        c.w.n_rows = least(chunk_rows, w.n_rows - first);
-        ef_parallel_for(n_threads, (c.w.n_rows + PACK_ROWS - 1) / PACK_ROWS, pack_task, &c);
-        if (atomic_load(&c.finite))
-            ef_parallel_for(n_threads, n_groups * (n_groups + 1) / 2, multiply_task, &c);
+    atomic_init(&job.finite, true);
+    ef_status status = EF_OK;
+    for (size_t done = 0; done < w.n_rows && status == EF_OK; done += job.w.n_rows) {
+        job.w = w;
+        job.w.data = row_of(w, done);
+        job.w.n_rows = least(w.n_rows - done, gram->capacity - gram->n_rows);
+        atomic_init(&job.next, 0);
+        ef_parallel_for(n_threads, n_threads, pack_task, &job);
+        gram->n_rows += job.w.n_rows;
+        if (!atomic_load(&job.finite))
+            status = find_bad_rows(&job, w, detail);
+        else if (gram->n_rows == gram->capacity)
+            multiply_chunk(gram, n_threads);
     }
-    const bool finite = atomic_load(&c.finite);
-    if (!finite)
-        find_bad_rows(&c, w, detail);
-    free(memory);
-    return finite ? EF_OK : EF_NOT_FINITE;
+    free(job.scratch);
+    return status;
+}
+
+/* ---- the end ------------------------------------------------------------ */
+
+/* Element (i, j) of the tiles, i <= j. */
+static double element(const ef_gram *gram, size_t i, size_t j) {
+    const size_t pair = n_pairs(j / EF_PANEL) + i / EF_PANEL;
+    return gram->tiles[(pair * EF_PANEL + i % EF_PANEL) * EF_PANEL + j % EF_PANEL];
+}
+
+/* out += cross^T P + P^T cross, where cross (p, d) = A^T R + (A^T A) P / 2. */
+static void add_peeled(const ef_gram *gram, double *out, double *cross) {
+    const size_t d = gram->d, p = gram->p;
+    for (size_t q = 0; q < p; q++) {
+        for (size_t j = 0; j < d; j++) {
+            double sum = element(gram, j, d + q);
+            for (size_t s = 0; s < p; s++)
+                sum += 0.5 * element(gram, d + (q < s ? q : s), d + (q < s ? s : q)) *
+                       (double)gram->basis[s * d + j];
+            cross[q * d + j] = sum;
+        }
+    }
+    for (size_t i = 0; i < d; i++)
+        for (size_t q = 0; q < p; q++)
+            for (size_t j = i; j < d; j++)
+                out[i * d + j] += cross[q * d + i] * (double)gram->basis[q * d + j] +
+                                  (double)gram->basis[q * d + i] * cross[q * d + j];
+}
+
+ef_status ef_gram_finish(ef_gram *gram, double *out, size_t n_threads, ef_detail *detail) {
+    const size_t d = gram->d, bytes = (gram->p * d + 1) * sizeof(double);
+    double *cross = malloc(bytes);
+    if (cross == NULL) {
+        detail->count = bytes;
+        return EF_NO_MEMORY;
+    }
+    multiply_chunk(gram, n_threads);
+    for (size_t i = 0; i < d; i++)
+        for (size_t j = i; j < d; j++)
+            out[i * d + j] = element(gram, i, j);
+    add_peeled(gram, out, cross);
+    free(cross);
+    return EF_OK;
 }

@@ -11,18 +11,9 @@
 
 #include "embedfilter.h"
 
-#include <math.h>
+#include <stdatomic.h>
+#include <stdlib.h>
 #include <string.h>
-
-typedef struct module_state {
-    PyTypeObject *packed_filter_type;
-} module_state;
-
-typedef struct packed_filter {
-    PyObject_HEAD
-    ef_filter *filter;
-    Py_ssize_t k, d;
-} packed_filter;
 
 /* ---- From status to exception ------------------------------------------- */
 
@@ -180,48 +171,172 @@ static PyObject *set_isa(PyObject *module, PyObject *argument) {
     if (!PyUnicode_Check(argument))
         return PyErr_Format(PyExc_TypeError, "name: expected str, found %s",
                             Py_TYPE(argument)->tp_name);
-    const char *name = PyUnicode_AsUTF8(argument);
-    if (name == NULL || choose_isa("name", name) < 0)
+    Py_ssize_t length;
+    const char *name = PyUnicode_AsUTF8AndSize(argument, &length);
+    if (name == NULL)
+        return NULL;
+    if (strlen(name) != (size_t)length) /* NUL within */
+        name = "";
+    if (choose_isa("name", name) < 0)
         return NULL;
     Py_RETURN_NONE;
 }
 
 /* ---- Fit ---------------------------------------------------------------- */
 
+typedef struct gram_object {
+    PyObject_HEAD
+    ef_gram *gram;
+    Py_ssize_t d;
+    atomic_flag busy; /* a thread is in the core with it */
+} gram_object;
+
+PyDoc_STRVAR(gram_doc, "Gram(d, basis=None)\n--\n\n"
+                       "The sum of ``w.T @ w`` over blocks of rows w.\n\n"
+                       "Parameters\n----------\n"
+                       "d : int\n    Columns of the rows, at most 32766.\n"
+                       "basis : (p, d) float32, C-contiguous, or None\n"
+                       "    None: float64 throughout. Otherwise the p <= 8 dominant directions of\n"
+                       "    the rows, and sums in float32 of what remains without them, over runs\n"
+                       "    of 256 rows that are added in float64.");
+
+static PyObject *gram_new(PyTypeObject *type, PyObject *args, PyObject *kwargs) {
+    static char *names[] = {"d", "basis", NULL};
+    Py_ssize_t d;
+    PyObject *basis_object = Py_None;
+    if (!PyArg_ParseTupleAndKeywords(args, kwargs, "n|O:Gram", names, &d, &basis_object))
+        return NULL;
+    const float *basis = NULL;
+    size_t p = 0;
+    if (basis_object != Py_None) {
+        PyArrayObject *array = checked_array(basis_object, "basis", NPY_FLOAT, 2, false);
+        if (array == NULL)
+            return NULL;
+        if (PyArray_DIM(array, 1) != d)
+            return PyErr_Format(PyExc_ValueError, "basis: expected %zd columns, found %zd", d,
+                                PyArray_DIM(array, 1));
+        basis = PyArray_DATA(array);
+        p = (size_t)PyArray_DIM(array, 0);
+    }
+    gram_object *self = (gram_object *)type->tp_alloc(type, 0);
+    if (self == NULL)
+        return NULL;
+    self->d = d;
+    atomic_flag_clear(&self->busy);
+    ef_detail detail = {0};
+    const ef_status status = ef_gram_new(d < 0 ? 0 : (size_t)d, basis, p, &self->gram, &detail);
+    if (status != EF_OK) {
+        Py_DECREF(self);
+        return raise_status(status, detail);
+    }
+    return (PyObject *)self;
+}
+
+static void gram_dealloc(gram_object *self) {
+    PyTypeObject *type = Py_TYPE(self);
+    ef_gram_free(self->gram);
+    type->tp_free(self);
+    Py_DECREF(type);
+}
+
+/* The core takes a sum from one thread at a time. Returns 0, or -1 with an exception. */
+static int enter_gram(gram_object *self) {
+    if (!atomic_flag_test_and_set(&self->busy))
+        return 0;
+    PyErr_SetString(PyExc_RuntimeError, "the sum is in use by another thread");
+    return -1;
+}
+
 PyDoc_STRVAR(gram_add_doc,
-             "gram_add(gram, w, n_threads)\n--\n\n"
-             "Add the upper triangle of ``w.T @ w`` to `gram`, in float64.\n\n"
+             "add(w, n_threads)\n--\n\n"
+             "Add rows.\n\n"
              "Parameters\n----------\n"
-             "gram : (d, d) float64, C-contiguous\n"
              "w : (n, d) float16, float32, float64 or, for bfloat16, uint16\n"
              "n_threads : int\n\n"
              "Raises\n------\n"
              "ValueError\n"
              "    With arguments (message, row, count) where `w` has NaN or infinity: the\n"
-             "    first such row and how many there are.");
+             "    first such row and how many there are.\n"
+             "OverflowError\n    If numbers are too large for float32 sums.");
 
-static PyObject *gram_add(PyObject *module, PyObject *args) {
-    (void)module;
-    PyObject *gram_object, *w_object;
+static PyObject *gram_add(gram_object *self, PyObject *args) {
+    PyObject *w_object;
     Py_ssize_t threads;
-    if (!PyArg_ParseTuple(args, "OOn:gram_add", &gram_object, &w_object, &threads))
+    if (!PyArg_ParseTuple(args, "On:add", &w_object, &threads))
         return NULL;
     ef_matrix w;
     size_t n_threads;
-    PyArrayObject *gram = checked_array(gram_object, "gram", NPY_DOUBLE, 2, true);
-    if (gram == NULL || matrix_from_array(w_object, "w", &w) < 0 ||
-        threads_from_long(threads, &n_threads) < 0)
+    if (matrix_from_array(w_object, "w", &w) < 0 || threads_from_long(threads, &n_threads) < 0)
         return NULL;
-    if ((size_t)PyArray_DIM(gram, 0) != w.n_cols || (size_t)PyArray_DIM(gram, 1) != w.n_cols)
-        return PyErr_Format(PyExc_ValueError, "gram: expected shape (%zu, %zu), found (%zd, %zd)",
-                            w.n_cols, w.n_cols, PyArray_DIM(gram, 0), PyArray_DIM(gram, 1));
-    double *data = PyArray_DATA(gram);
+    if (w.n_cols != (size_t)self->d)
+        return PyErr_Format(PyExc_ValueError, "w: expected %zd columns, found %zu", self->d,
+                            w.n_cols);
+    if (enter_gram(self) < 0)
+        return NULL;
     ef_detail detail = {0};
     ef_status status;
-    Py_BEGIN_ALLOW_THREADS status = ef_gram_add(data, w, n_threads, &detail);
-    Py_END_ALLOW_THREADS if (status != EF_OK) return raise_status(status, detail);
+    Py_BEGIN_ALLOW_THREADS
+    status = ef_gram_add(self->gram, w, n_threads, &detail);
+    Py_END_ALLOW_THREADS
+    atomic_flag_clear(&self->busy);
+    if (status != EF_OK)
+        return raise_status(status, detail);
     Py_RETURN_NONE;
 }
+
+PyDoc_STRVAR(gram_finish_doc, "finish(out, n_threads)\n--\n\n"
+                              "Write the upper triangle of the sum so far.\n\n"
+                              "Parameters\n----------\n"
+                              "out : (d, d) float64, C-contiguous\n"
+                              "    What is below its diagonal is left alone.\n"
+                              "n_threads : int");
+
+static PyObject *gram_finish(gram_object *self, PyObject *args) {
+    PyObject *out_object;
+    Py_ssize_t threads;
+    if (!PyArg_ParseTuple(args, "On:finish", &out_object, &threads))
+        return NULL;
+    size_t n_threads;
+    PyArrayObject *out = checked_array(out_object, "out", NPY_DOUBLE, 2, true);
+    if (out == NULL || threads_from_long(threads, &n_threads) < 0)
+        return NULL;
+    if (PyArray_DIM(out, 0) != self->d || PyArray_DIM(out, 1) != self->d)
+        return PyErr_Format(PyExc_ValueError, "out: expected (%zd, %zd), found (%zd, %zd)", self->d,
+                            self->d, PyArray_DIM(out, 0), PyArray_DIM(out, 1));
+    if (enter_gram(self) < 0)
+        return NULL;
+    double *data = PyArray_DATA(out);
+    ef_detail detail = {0};
+    ef_status status;
+    Py_BEGIN_ALLOW_THREADS
+    status = ef_gram_finish(self->gram, data, n_threads, &detail);
+    Py_END_ALLOW_THREADS
+    atomic_flag_clear(&self->busy);
+    if (status != EF_OK)
+        return raise_status(status, detail);
+    Py_RETURN_NONE;
+}
+
+static PyMethodDef gram_methods[] = {
+    {"add", (PyCFunction)gram_add, METH_VARARGS, gram_add_doc},
+    {"finish", (PyCFunction)gram_finish, METH_VARARGS, gram_finish_doc},
+    {NULL, NULL, 0, NULL},
+};
+
+static PyType_Slot gram_slots[] = {
+    {Py_tp_doc, (void *)gram_doc},
+    {Py_tp_new, gram_new},
+    {Py_tp_dealloc, gram_dealloc},
+    {Py_tp_methods, gram_methods},
+    {0, NULL},
+};
+
+static PyType_Spec gram_spec = {
+    .name = "embedfilter._core.Gram",
+    .basicsize = sizeof(gram_object),
+    .flags = Py_TPFLAGS_DEFAULT | Py_TPFLAGS_IMMUTABLETYPE,
+    .slots = gram_slots,
+};
 
 PyDoc_STRVAR(eigh_doc,
              "eigh(matrix, n_threads)\n--\n\n"
@@ -257,9 +372,10 @@ static PyObject *eigh(PyObject *module, PyObject *args) {
     double *values_data = PyArray_DATA((PyArrayObject *)values);
     ef_detail detail = {0};
     ef_status status;
-    Py_BEGIN_ALLOW_THREADS status =
-        ef_eigh(matrix_data, values_data, (size_t)d, n_threads, &detail);
-    Py_END_ALLOW_THREADS if (status != EF_OK) {
+    Py_BEGIN_ALLOW_THREADS
+    status = ef_eigh(matrix_data, values_data, (size_t)d, n_threads, &detail);
+    Py_END_ALLOW_THREADS
+    if (status != EF_OK) {
         Py_DECREF(values);
         return raise_status(status, detail);
     }
@@ -267,6 +383,12 @@ static PyObject *eigh(PyObject *module, PyObject *args) {
 }
 
 /* ---- Projection --------------------------------------------------------- */
+
+typedef struct packed_filter {
+    PyObject_HEAD
+    ef_filter *filter;
+    Py_ssize_t k, d;
+} packed_filter;
 
 typedef struct precision_name {
     const char *name;
@@ -310,9 +432,14 @@ static PyObject *packed_filter_new(PyTypeObject *type, PyObject *args, PyObject 
         return NULL;
     self->k = k;
     self->d = d;
+    const float *data = PyArray_DATA(components);
+    ef_filter *filter = NULL;
     ef_detail detail = {0};
-    const ef_status status =
-        ef_filter_new(PyArray_DATA(components), (size_t)k, (size_t)d, &self->filter, &detail);
+    ef_status status;
+    Py_BEGIN_ALLOW_THREADS
+    status = ef_filter_new(data, (size_t)k, (size_t)d, &filter, &detail);
+    Py_END_ALLOW_THREADS
+    self->filter = filter;
     if (status != EF_OK) {
         Py_DECREF(self);
         return raise_status(status, detail);
@@ -392,8 +519,11 @@ static PyObject *packed_filter_project(packed_filter *self, PyObject *args) {
     void *out_data = PyArray_DATA(out);
     ef_detail detail = {0};
     ef_status status;
-    Py_BEGIN_ALLOW_THREADS status = ef_project(self->filter, x, form, out_data, n_threads, &detail);
-    Py_END_ALLOW_THREADS if (status != EF_OK) return raise_status(status, detail);
+    Py_BEGIN_ALLOW_THREADS
+    status = ef_project(self->filter, x, form, out_data, n_threads, &detail);
+    Py_END_ALLOW_THREADS
+    if (status != EF_OK)
+        return raise_status(status, detail);
     Py_RETURN_NONE;
 }
 
@@ -425,35 +555,21 @@ static int module_exec(PyObject *module) {
     const char *isa = getenv("EMBEDFILTER_ISA");
     if (isa != NULL && *isa != '\0' && choose_isa("EMBEDFILTER_ISA", isa) < 0)
         return -1;
-    module_state *state = PyModule_GetState(module);
-    state->packed_filter_type =
-        (PyTypeObject *)PyType_FromModuleAndSpec(module, &packed_filter_spec, NULL);
-    if (state->packed_filter_type == NULL)
-        return -1;
-    return PyModule_AddType(module, state->packed_filter_type);
-}
-
-static int module_traverse(PyObject *module, visitproc visit, void *arg) {
-    module_state *state = PyModule_GetState(module);
-    Py_VISIT(state->packed_filter_type);
+    PyType_Spec *const specs[] = {&gram_spec, &packed_filter_spec};
+    for (size_t i = 0; i < sizeof specs / sizeof *specs; i++) {
+        PyObject *type = PyType_FromModuleAndSpec(module, specs[i], NULL);
+        const int status = type == NULL ? -1 : PyModule_AddType(module, (PyTypeObject *)type);
+        Py_XDECREF(type);
+        if (status < 0)
+            return -1;
+    }
     return 0;
-}
-
-static int module_clear(PyObject *module) {
-    module_state *state = PyModule_GetState(module);
-    Py_CLEAR(state->packed_filter_type);
-    return 0;
-}
-
-static void module_free(void *module) {
-    module_clear(module);
 }
 
 static PyMethodDef module_methods[] = {
     {"available_isas", available_isas, METH_NOARGS, available_isas_doc},
     {"get_isa", get_isa, METH_NOARGS, get_isa_doc},
     {"set_isa", set_isa, METH_O, set_isa_doc},
-    {"gram_add", gram_add, METH_VARARGS, gram_add_doc},
     {"eigh", eigh, METH_VARARGS, eigh_doc},
     {NULL, NULL, 0, NULL},
 };
@@ -473,12 +589,9 @@ static struct PyModuleDef module_definition = {
     PyModuleDef_HEAD_INIT,
     .m_name = "embedfilter._core",
     .m_doc = "The C core of embedfilter on NumPy arrays. Private: import embedfilter instead.",
-    .m_size = sizeof(module_state),
+    .m_size = 0,
     .m_methods = module_methods,
     .m_slots = module_slots,
-    .m_traverse = module_traverse,
-    .m_clear = module_clear,
-    .m_free = module_free,
 };
 
 PyMODINIT_FUNC PyInit__core(void) {

@@ -1,6 +1,9 @@
-/* The projection of embeddings on a filter's components, a block of rows at a time: widen
- * the rows, multiply them panel by panel, then give each row its final form (quantize.c)
- * while it is in the cache. */
+/* The projection of embeddings on a filter's components. Rows are widened and interleaved
+ * four by four, multiplied run by run and panel by panel, and given their final form
+ * (quantize.c) while they are in the cache.
+ *
+ * Threads share the rows where there are many, else the panels; every number is the same
+ * chain of operations either way. */
 #include "embedfilter.h"
 #include "kernels/kernels.h"
 #include "quantize.h"
@@ -11,26 +14,36 @@
 #include <string.h>
 
 enum {
-    PANEL = EF_FILTER_PANEL,
-    BLOCK_ROWS = 64,      /* rows that share one pass over the filter */
-    THREAD_WORK = 1 << 21 /* multiply-adds that are worth a thread */
+    BLOCK_ROWS = 96,       /* rows that share one pass over the filter, a multiple of EF_TILE */
+    FEW_ROWS = 64,         /* up to so many, threads share the panels */
+    THREAD_WORK = 1 << 20, /* multiply-adds that are worth a thread */
 };
 
 struct ef_filter {
-    size_t k, d, n_panels;
-    float *panels; /* (n_panels, d, PANEL): panel p holds components p * PANEL ... as columns */
+    size_t k, d;
+    size_t n_used;   /* panels that hold components */
+    size_t n_panels; /* the same, made even: a single row takes two panels at a time */
+    /* Runs of EF_RUN inputs, the last one shorter; in each run (n_panels, run, EF_PANEL):
+     * column c of panel p is component p * EF_PANEL + c. */
+    float *panels;
 };
 
 static size_t least(size_t a, size_t b) {
     return a < b ? a : b;
 }
 
+/* Panel p of the run of n inputs that begins with input `first`. */
+static float *panel_at(const ef_filter *filter, size_t first, size_t n, size_t p) {
+    return filter->panels + (first * filter->n_panels + n * p) * EF_PANEL;
+}
+
 ef_status ef_filter_new(const float *components, size_t k, size_t d, ef_filter **filter,
                         ef_detail *detail) {
-    const size_t n_panels = k / PANEL + (k % PANEL != 0);
-    if (d > SIZE_MAX / sizeof(float) / PANEL / (n_panels + 1))
+    const size_t n_used = k / EF_PANEL + (k % EF_PANEL != 0), n_panels = n_used + n_used % 2;
+    /* A block of rows, too, is a fraction of this. */
+    if (d > SIZE_MAX / (4 * BLOCK_ROWS * sizeof(float) * EF_PANEL) / (n_panels + 1))
         return EF_TOO_LARGE;
-    const size_t bytes = n_panels * d * PANEL * sizeof(float);
+    const size_t bytes = n_panels * d * EF_PANEL * sizeof(float);
     ef_filter *new = malloc(sizeof *new);
     void *panels = NULL;
     if (new == NULL || posix_memalign(&panels, 64, bytes) != 0) {
@@ -38,11 +51,16 @@ ef_status ef_filter_new(const float *components, size_t k, size_t d, ef_filter *
         detail->count = bytes;
         return EF_NO_MEMORY;
     }
-    *new = (ef_filter){.k = k, .d = d, .n_panels = n_panels, .panels = panels};
+    *new = (ef_filter){.k = k, .d = d, .n_used = n_used, .n_panels = n_panels, .panels = panels};
     memset(panels, 0, bytes);
-    for (size_t i = 0; i < k; i++)
-        for (size_t j = 0; j < d; j++)
-            new->panels[(i / PANEL * d + j) * PANEL + i % PANEL] = components[i * d + j];
+    for (size_t first = 0; first < d; first += EF_RUN) {
+        const size_t n = least(EF_RUN, d - first);
+        for (size_t c = 0; c < k; c++) {
+            float *column = panel_at(new, first, n, c / EF_PANEL) + c % EF_PANEL;
+            for (size_t i = 0; i < n; i++)
+                column[i * EF_PANEL] = components[c * d + first + i];
+        }
+    }
     *filter = new;
     return EF_OK;
 }
@@ -53,6 +71,8 @@ void ef_filter_free(ef_filter *filter) {
     free(filter);
 }
 
+/* ---- rows in, rows out --------------------------------------------------- */
+
 typedef struct job {
     const ef_kernels *kernels;
     const ef_filter *filter;
@@ -60,46 +80,93 @@ typedef struct job {
     ef_output form;
     unsigned char *out; /* (n, row_bytes) */
     size_t row_bytes;
-    size_t block_rows;
-    float *scratch; /* (n_slots, block_rows, d + padded k) */
-    atomic_size_t next_row;
+    size_t block_rows;     /* a multiple of EF_TILE */
+    float *scratch;        /* one block for each slot: see block_at */
+    atomic_size_t next;    /* the next row, or panel, to be done */
     atomic_size_t bad_row; /* the first row that failed, n while there is none */
 } job;
+
+/* The memory in which a block of rows is worked on. */
+typedef struct block {
+    float *rows;  /* (EF_TILE, d): rows widened, before they are interleaved */
+    float *tiles; /* (block_rows / EF_TILE, d, EF_TILE): interleaved */
+    float *y;     /* (block_rows, padded k) */
+} block;
+
+static size_t padded_k(const ef_filter *filter) {
+    return filter->n_panels * EF_PANEL;
+}
+
+/* Elements of a block. */
+static size_t block_size(const ef_filter *filter, size_t block_rows) {
+    return (EF_TILE + block_rows) * filter->d + block_rows * padded_k(filter);
+}
+
+static block block_at(const job *j, size_t slot) {
+    const size_t d = j->filter->d;
+    float *memory = j->scratch + slot * block_size(j->filter, j->block_rows);
+    return (block){memory, memory + EF_TILE * d, memory + (EF_TILE + j->block_rows) * d};
+}
 
 static const unsigned char *row_of(ef_matrix x, size_t row) {
     return x.data + (ptrdiff_t)row * x.stride_bytes;
 }
 
-static void widen_row(const ef_kernels *kernels, ef_matrix x, size_t row, float *dst) {
+/* A row as float32: in place where it is, else widened or rounded into `room` (d). */
+static const float *as_f32(const ef_kernels *kernels, ef_matrix x, size_t row, float *room) {
     const unsigned char *source = row_of(x, row);
     switch (x.dtype) {
     case EF_F64:
-        kernels->f64_to_f32((const double *)source, dst, x.n_cols);
-        break;
+        kernels->f64_to_f32((const double *)source, room, x.n_cols);
+        return room;
     case EF_F32:
-        memcpy(dst, source, x.n_cols * sizeof(float));
-        break;
+        return (const float *)source;
     case EF_F16:
-        kernels->f16_to_f32((const uint16_t *)source, dst, x.n_cols);
-        break;
+        kernels->f16_to_f32((const uint16_t *)source, room, x.n_cols);
+        return room;
     case EF_BF16:
-        kernels->bf16_to_f32((const uint16_t *)source, dst, x.n_cols);
-        break;
+        kernels->bf16_to_f32((const uint16_t *)source, room, x.n_cols);
+        return room;
+    }
+    return room;
+}
+
+/* Interleaves n rows from row `first` on; the last tile repeats its last row. */
+static void gather(const job *j, size_t first, size_t n, block b) {
+    const size_t d = j->filter->d;
+    for (size_t r = 0; r < n; r += EF_TILE) {
+        const float *rows[EF_TILE];
+        for (size_t i = 0; i < EF_TILE; i++) {
+            const size_t row = least(r + i, n - 1);
+            rows[i] = as_f32(j->kernels, j->x, first + row, b.rows + i * d);
+        }
+        j->kernels->interleave_f32(rows, d, b.tiles + r * d);
     }
 }
 
-/* y (n, padded k) = x (n, d) times the filter's panels. */
-static void multiply(const job *j, const float *x, size_t n, float *y) {
+/* y = x times panels `begin` to `end` of the filter, for n rows in b. */
+static void multiply(const job *j, size_t n, block b, size_t begin, size_t end) {
     const ef_filter *f = j->filter;
-    const size_t d = f->d, padded = f->n_panels * PANEL;
-    for (size_t first = 0; first < d; first += EF_RUN) {
-        const size_t depth = least(EF_RUN, d - first);
-        for (size_t p = 0; p < f->n_panels; p++) {
-            const float *panel = f->panels + (p * d + first) * PANEL;
-            for (size_t r = 0; r < n; r += EF_TILE_ROWS)
-                j->kernels->project_f32(x + r * d + first, d, least(EF_TILE_ROWS, n - r), panel,
-                                        depth, y + r * padded + p * PANEL, padded, first == 0);
+    const size_t padded = padded_k(f);
+    for (size_t first = 0; first < f->d; first += EF_RUN) {
+        const size_t run = least(EF_RUN, f->d - first);
+        for (size_t p = begin; p < end; p++) {
+            const float *panel = panel_at(f, first, run, p);
+            for (size_t r = 0; r < n; r += EF_TILE)
+                j->kernels->project_f32(b.tiles + r * f->d + first * EF_TILE, panel, run,
+                                        b.y + r * padded + p * EF_PANEL, padded, first == 0);
         }
+    }
+}
+
+/* The same for a single row x (d); `begin` and `end` are even. */
+static void multiply_row(const job *j, const float *x, float *y, size_t begin, size_t end) {
+    const ef_filter *f = j->filter;
+    for (size_t first = 0; first < f->d; first += EF_RUN) {
+        const size_t run = least(EF_RUN, f->d - first);
+        for (size_t p = begin; p < end; p += 2)
+            j->kernels->project_row_f32(x + first, panel_at(f, first, run, p), run,
+                                        y + p * EF_PANEL, first == 0);
     }
 }
 
@@ -109,26 +176,64 @@ static void note_bad_row(job *j, size_t row) {
     }
 }
 
-/* Takes blocks of rows until there are no more. `slot` numbers the scratch memory. */
-static void project_task(void *context, size_t slot) {
-    job *j = context;
-    const size_t d = j->filter->d, padded = j->filter->n_panels * PANEL, n = j->x.n_rows;
-    float *x = j->scratch + slot * j->block_rows * (d + padded); /* (block_rows, d) */
-    float *y = x + j->block_rows * d;                            /* (block_rows, padded k) */
-    for (;;) {
-        const size_t first = atomic_fetch_add(&j->next_row, j->block_rows);
-        if (first >= n)
-            return;
-        const size_t n_rows = least(j->block_rows, n - first);
-        for (size_t r = 0; r < n_rows; r++)
-            widen_row(j->kernels, j->x, first + r, x + r * d);
-        multiply(j, x, n_rows, y);
-        for (size_t r = 0; r < n_rows; r++) {
-            unsigned char *out = j->out + (first + r) * j->row_bytes;
-            if (!ef_finish_row(j->kernels, &j->form, y + r * padded, j->filter->k, out))
-                note_bad_row(j, first + r);
-        }
+/* Stores n rows of y (n, padded k) from output row `first` on. */
+static void finish(job *j, size_t first, size_t n, float *y) {
+    const size_t padded = padded_k(j->filter);
+    for (size_t r = 0; r < n; r++) {
+        unsigned char *out = j->out + (first + r) * j->row_bytes;
+        if (!ef_finish_row(j->kernels, &j->form, y + r * padded, j->filter->k, out))
+            note_bad_row(j, first + r);
     }
+}
+
+/* ---- the two ways to share the work -------------------------------------- */
+
+/* Takes blocks of rows until there are no more. */
+static void rows_task(void *context, size_t slot) {
+    job *j = context;
+    const block b = block_at(j, slot);
+    for (;;) {
+        const size_t first = atomic_fetch_add(&j->next, j->block_rows);
+        if (first >= j->x.n_rows)
+            return;
+        const size_t n = least(j->block_rows, j->x.n_rows - first);
+        gather(j, first, n, b);
+        multiply(j, n, b, 0, j->filter->n_used);
+        finish(j, first, n, b.y);
+    }
+}
+
+typedef struct panels_job {
+    const job *all;
+    const float *row; /* the only row (d), or NULL where there are more */
+    size_t share;     /* panels of a task, even */
+} panels_job;
+
+/* Multiplies all rows by the task's share of the panels. */
+static void panels_task(void *context, size_t index) {
+    const panels_job *share = context;
+    const job *j = share->all;
+    const size_t begin = index * share->share;
+    const size_t end = least(begin + share->share, j->filter->n_panels);
+    const block b = block_at(j, 0);
+    if (share->row != NULL)
+        multiply_row(j, share->row, b.y, begin, end);
+    else
+        multiply(j, j->x.n_rows, b, begin, least(end, j->filter->n_used));
+}
+
+static void project_few(job *j, size_t n_threads) {
+    const size_t n = j->x.n_rows, n_panels = j->filter->n_panels;
+    const block b = block_at(j, 0);
+    panels_job shares = {.all = j, .row = NULL};
+    shares.share = (n_panels / 2 + n_threads - 1) / n_threads * 2;
+    if (n == 1)
+        shares.row = as_f32(j->kernels, j->x, 0, b.rows);
+    else
+        gather(j, 0, n, b);
+    const size_t n_tasks = (n_panels + shares.share - 1) / shares.share;
+    ef_parallel_for(n_threads, n_tasks, panels_task, &shares);
+    finish(j, 0, n, b.y);
 }
 
 /* True if the row, in its own type, is finite. */
@@ -139,43 +244,51 @@ static bool row_finite(const ef_kernels *kernels, ef_matrix x, size_t row, float
                 return false;
         return true;
     }
-    widen_row(kernels, x, row, scratch);
+    const float *values = as_f32(kernels, x, row, scratch);
     for (size_t i = 0; i < x.n_cols; i++)
-        if (!isfinite(scratch[i]))
+        if (!isfinite(values[i]))
             return false;
     return true;
 }
 
 ef_status ef_project(const ef_filter *filter, ef_matrix x, ef_output form, void *out,
                      size_t n_threads, ef_detail *detail) {
-    const size_t n = x.n_rows, d = filter->d, padded = filter->n_panels * PANEL;
+    const size_t n = x.n_rows;
     if (n == 0)
         return EF_OK;
-    const double work = (double)n * (double)d * (double)filter->k;
+    const double work = (double)n * (double)filter->d * (double)filter->k;
     if (work / THREAD_WORK < (double)n_threads)
         n_threads = (size_t)(work / THREAD_WORK) + 1;
-    size_t share = (n + n_threads - 1) / n_threads;
-    share = (share + EF_TILE_ROWS - 1) / EF_TILE_ROWS * EF_TILE_ROWS;
+    const bool few = n <= FEW_ROWS;
     job j = {.kernels = ef_active_kernels(),
              .filter = filter,
              .x = x,
              .form = form,
              .out = out,
-             .row_bytes = ef_output_row_bytes(form.precision, filter->k),
-             .block_rows = least(share, BLOCK_ROWS)};
-    atomic_init(&j.next_row, 0);
+             .row_bytes = ef_output_row_bytes(form.precision, filter->k)};
+    /* Blocks of equal size for the threads, no larger than the cache likes. */
+    const size_t share = few ? n : (n + n_threads - 1) / n_threads;
+    const size_t n_blocks = (share + BLOCK_ROWS - 1) / BLOCK_ROWS;
+    j.block_rows = ((share + n_blocks - 1) / n_blocks + EF_TILE - 1) / EF_TILE * EF_TILE;
+    atomic_init(&j.next, 0);
     atomic_init(&j.bad_row, n);
-    const size_t bytes = n_threads * j.block_rows * (d + padded) * sizeof(float);
-    j.scratch = malloc(bytes);
-    if (j.scratch == NULL) {
+    const size_t n_slots = few ? 1 : n_threads;
+    const size_t slot_bytes = block_size(filter, j.block_rows) * sizeof(float);
+    const size_t bytes = n_slots * slot_bytes;
+    void *scratch = NULL;
+    if (slot_bytes > SIZE_MAX / n_slots || posix_memalign(&scratch, 64, bytes) != 0) {
         detail->count = bytes;
         return EF_NO_MEMORY;
     }
-    ef_parallel_for(n_threads, n_threads, project_task, &j);
+    j.scratch = scratch;
+    if (few)
+        project_few(&j, n_threads);
+    else
+        ef_parallel_for(n_threads, n_threads, rows_task, &j);
     ef_status status = EF_OK;
     detail->row = atomic_load(&j.bad_row);
     if (detail->row < n)
         status = row_finite(j.kernels, x, detail->row, j.scratch) ? EF_OVERFLOW : EF_NOT_FINITE;
-    free(j.scratch);
+    free(scratch);
     return status;
 }

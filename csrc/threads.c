@@ -1,11 +1,16 @@
 /* A small pool of threads. One parallel loop runs at a time; a caller that finds the pool
- * taken does its own tasks, so that callers never wait for one another. */
+ * taken does its own tasks, so that callers never wait for one another.
+ *
+ * Waking a sleeping thread takes longer than a small product, so whoever waits, a thread for
+ * the next loop or a caller for the last thread, first spins for a while. */
 #include "embedfilter.h"
 
 #include <pthread.h>
 #include <stdatomic.h>
+#include <time.h>
 
 enum { MAX_WORKERS = 255 };
+static const long SPIN_NANOSECONDS = 50000;
 
 static struct {
     pthread_mutex_t mutex;
@@ -14,10 +19,12 @@ static struct {
     size_t n_workers;      /* threads made so far */
     bool busy;             /* a loop runs */
 
+    /* Written with the mutex held, watched without it by those who spin. */
+    atomic_ulong generation; /* counts loops, so that a worker joins each at most once */
+    atomic_size_t n_inside;  /* workers that joined the loop and have not left */
+
     /* The loop, valid while busy. */
-    unsigned long generation; /* counts loops, so that a worker joins each at most once */
-    size_t n_seats;           /* workers that may still join */
-    size_t n_inside;          /* workers that joined and have not left */
+    size_t n_seats; /* workers that may still join */
     ef_task *task;
     void *context;
     size_t n_tasks;
@@ -28,9 +35,49 @@ static struct {
     .finish = PTHREAD_COND_INITIALIZER,
 };
 
+static void relax(void) {
+#if defined(__x86_64__)
+    __builtin_ia32_pause();
+#elif defined(__aarch64__)
+    __asm__ volatile("yield");
+#endif
+}
+
+static long nanoseconds_since(struct timespec start) {
+    struct timespec now;
+    clock_gettime(CLOCK_MONOTONIC, &now);
+    return (now.tv_sec - start.tv_sec) * 1000000000L + (now.tv_nsec - start.tv_nsec);
+}
+
+/* Waits a while for a loop after `seen`. */
+static void spin_for_loop(unsigned long seen) {
+    struct timespec start;
+    clock_gettime(CLOCK_MONOTONIC, &start);
+    do {
+        for (int i = 0; i < 64; i++) {
+            if (atomic_load_explicit(&pool.generation, memory_order_acquire) != seen)
+                return;
+            relax();
+        }
+    } while (nanoseconds_since(start) < SPIN_NANOSECONDS);
+}
+
+/* Waits a while for the workers to leave. */
+static void spin_for_workers(void) {
+    struct timespec start;
+    clock_gettime(CLOCK_MONOTONIC, &start);
+    do {
+        for (int i = 0; i < 64; i++) {
+            if (atomic_load_explicit(&pool.n_inside, memory_order_acquire) == 0)
+                return;
+            relax();
+        }
+    } while (nanoseconds_since(start) < SPIN_NANOSECONDS);
+}
+
 static void run_tasks(ef_task *task, void *context, size_t n_tasks) {
     for (;;) {
-        size_t index = atomic_fetch_add_explicit(&pool.next, 1, memory_order_relaxed);
+        const size_t index = atomic_fetch_add_explicit(&pool.next, 1, memory_order_relaxed);
         if (index >= n_tasks)
             return;
         task(context, index);
@@ -40,21 +87,25 @@ static void run_tasks(ef_task *task, void *context, size_t n_tasks) {
 static void *worker(void *unused) {
     (void)unused;
     unsigned long seen = 0;
-    pthread_mutex_lock(&pool.mutex);
     for (;;) {
-        while (!(pool.busy && pool.generation != seen && pool.n_seats > 0))
+        spin_for_loop(seen);
+        pthread_mutex_lock(&pool.mutex);
+        while (!(pool.busy && pool.generation != seen && pool.n_seats > 0)) {
+            seen = pool.generation; /* full or over: not ours */
             pthread_cond_wait(&pool.wake, &pool.mutex);
+        }
         seen = pool.generation;
         pool.n_seats--;
         pool.n_inside++;
         ef_task *task = pool.task;
         void *context = pool.context;
-        size_t n_tasks = pool.n_tasks;
+        const size_t n_tasks = pool.n_tasks;
         pthread_mutex_unlock(&pool.mutex);
         run_tasks(task, context, n_tasks);
         pthread_mutex_lock(&pool.mutex);
         if (--pool.n_inside == 0)
             pthread_cond_signal(&pool.finish);
+        pthread_mutex_unlock(&pool.mutex);
     }
     return NULL;
 }
@@ -97,37 +148,46 @@ static void grow(size_t wanted) {
     pthread_attr_destroy(&attributes);
 }
 
-void ef_parallel_for(size_t n_threads, size_t n_tasks, ef_task *task, void *context) {
+/* Begins a loop with up to `helpers` workers; false if the pool is taken. */
+static bool begin(size_t helpers, size_t n_tasks, ef_task *task, void *context) {
     static pthread_once_t once = PTHREAD_ONCE_INIT;
-    size_t helpers = n_threads < n_tasks ? n_threads : n_tasks;
-    bool mine = false;
-    if (helpers > 1) {
-        helpers--;
-        pthread_once(&once, register_fork_handlers);
-        pthread_mutex_lock(&pool.mutex);
-        if (!pool.busy) {
-            grow(helpers);
-            pool.busy = mine = true;
-            pool.generation++;
-            pool.n_seats = helpers;
-            pool.task = task;
-            pool.context = context;
-            pool.n_tasks = n_tasks;
-            atomic_store(&pool.next, 0);
-            pthread_cond_broadcast(&pool.wake);
-        }
-        pthread_mutex_unlock(&pool.mutex);
+    pthread_once(&once, register_fork_handlers);
+    pthread_mutex_lock(&pool.mutex);
+    const bool taken = pool.busy;
+    if (!taken) {
+        grow(helpers);
+        pool.busy = true;
+        pool.n_seats = helpers;
+        pool.task = task;
+        pool.context = context;
+        pool.n_tasks = n_tasks;
+        atomic_store(&pool.next, 0);
+        pool.generation++;
+        pthread_cond_broadcast(&pool.wake);
     }
-    if (!mine) {
-        for (size_t i = 0; i < n_tasks; i++)
-            task(context, i);
-        return;
-    }
-    run_tasks(task, context, n_tasks);
+    pthread_mutex_unlock(&pool.mutex);
+    return !taken;
+}
+
+static void end(void) {
     pthread_mutex_lock(&pool.mutex);
     pool.n_seats = 0; /* who has not come yet need not */
+    pthread_mutex_unlock(&pool.mutex);
+    spin_for_workers();
+    pthread_mutex_lock(&pool.mutex);
     while (pool.n_inside > 0)
         pthread_cond_wait(&pool.finish, &pool.mutex);
     pool.busy = false;
     pthread_mutex_unlock(&pool.mutex);
+}
+
+void ef_parallel_for(size_t n_threads, size_t n_tasks, ef_task *task, void *context) {
+    const size_t n = n_threads < n_tasks ? n_threads : n_tasks;
+    if (n > 1 && begin(n - 1, n_tasks, task, context)) {
+        run_tasks(task, context, n_tasks);
+        end();
+        return;
+    }
+    for (size_t i = 0; i < n_tasks; i++)
+        task(context, i);
 }

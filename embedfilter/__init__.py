@@ -7,16 +7,22 @@
 
 from __future__ import annotations
 
+import importlib.util
 from typing import TYPE_CHECKING, Any
 
 __version__ = "0.1.0"
 
-from embedfilter._core import available_isas, get_isa, set_isa
+if importlib.util.find_spec("embedfilter._core") is None:
+    raise ImportError(
+        "embedfilter's C core is not beside its Python files: this is the source folder, and the"
+        " package installed elsewhere. Leave the folder, or install with 'pip install -e .'"
+    )
 from embedfilter.errors import CheckpointError, EmbedFilterError, FilterFileError
-from embedfilter.filter import EmbedFilter
 
 if TYPE_CHECKING:
+    from embedfilter._core import available_isas, get_isa, set_isa
     from embedfilter.checkpoints import open_unembedding
+    from embedfilter.filter import EmbedFilter
 
 __all__ = [
     "CheckpointError",
@@ -30,11 +36,24 @@ __all__ = [
     "set_isa",
 ]
 
+# Loaded at first use: importing stays light, and where EMBEDFILTER_ISA is wrong, with which the
+# C core refuses to load, the command line can say so in one line.
+_LAZY = {
+    "EmbedFilter": "embedfilter.filter",
+    "available_isas": "embedfilter._core",
+    "get_isa": "embedfilter._core",
+    "open_unembedding": "embedfilter.checkpoints",
+    "set_isa": "embedfilter._core",
+}
+
 
 def __getattr__(name: str) -> Any:
-    # Readers of checkpoints are loaded at first use, so that importing stays light.
-    if name == "open_unembedding":
-        from embedfilter.checkpoints import open_unembedding  # noqa: PLC0415
+    if name not in _LAZY:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    value = getattr(importlib.import_module(_LAZY[name]), name)
+    globals()[name] = value
+    return value
 
-        return open_unembedding
-    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *_LAZY})

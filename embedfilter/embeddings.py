@@ -16,7 +16,9 @@ _PRECISIONS = ("float32", "float16", "bfloat16", "int8", "uint8", "ubinary")
 _SHOWN_ROWS = 5
 
 
-def as_embeddings(X: Any, d: int, *, origin: str = "", name: str = "X") -> NDArray[Any]:
+def as_embeddings(
+    X: Any, d: int, *, origin: str = "", name: str = "X"
+) -> tuple[NDArray[Any], NDArray[Any]]:
     """Return embeddings as a 2-D array that the C core can read.
 
     Parameters
@@ -33,7 +35,9 @@ def as_embeddings(X: Any, d: int, *, origin: str = "", name: str = "X") -> NDArr
 
     Returns
     -------
-    (n, d) array
+    given : array
+        The memory of `X` as it is, to compare with; a copy only if `X` was no array.
+    array : (n, d)
         (d,) becomes (1, d); (0,), which is what encoders return for no texts, (0, d).
 
     Raises
@@ -43,10 +47,10 @@ def as_embeddings(X: Any, d: int, *, origin: str = "", name: str = "X") -> NDArr
     ValueError
         For another shape.
     """
-    array = _as_array(X, name)
+    given = array = _as_array(X, name)
     if array.dtype.name not in _FLOATS:
         hint = ""
-        if array.dtype.kind in "iub":
+        if array.dtype.kind in "iu" and array.size:
             hint = ": quantised embeddings cannot be filtered; filter first, then quantise"
         raise TypeError(f"{name}: expected one of {', '.join(_FLOATS)}, found {array.dtype}{hint}")
     if array.ndim == 1 and array.shape[0] == 0:
@@ -54,11 +58,11 @@ def as_embeddings(X: Any, d: int, *, origin: str = "", name: str = "X") -> NDArr
     elif array.ndim == 1:
         array = array[np.newaxis]
     if array.ndim != 2 or array.shape[1] != d:
-        raise ValueError(f"{name}: expected (n, {d}){origin}, found shape {np.shape(X)}")
+        raise ValueError(f"{name}: expected (n, {d}){origin}, found shape {given.shape}")
     adjacent = array.shape[1] == 1 or array.strides[1] == array.itemsize
     if not (adjacent and array.flags.aligned and array.dtype.isnative):
         array = array.astype(array.dtype.newbyteorder("="), order="C")
-    return array
+    return given, array
 
 
 def _as_array(X: Any, name: str) -> NDArray[Any]:
@@ -70,6 +74,8 @@ def _as_array(X: Any, name: str) -> NDArray[Any]:
         return np.asarray(X)
     except ValueError as error:  # ragged lists
         raise ValueError(f"{name}: expected rows of equal length: {error}") from error
+    except (TypeError, RuntimeError) as error:  # lists of tensors, and the like
+        raise TypeError(f"{name}: expected an array or lists of numbers: {error}") from error
 
 
 def _from_torch(X: Any, name: str) -> NDArray[Any]:
@@ -101,7 +107,7 @@ def bad_rows_message(array: NDArray[Any], name: str = "X") -> str:
 
 def output_dtype(precision: str) -> np.dtype[Any]:
     """Return the NumPy dtype of a precision, or raise ValueError for an unknown one."""
-    if precision not in _PRECISIONS:
+    if not isinstance(precision, str) or precision not in _PRECISIONS:
         raise ValueError(
             f"precision: expected one of {', '.join(_PRECISIONS)}, found {precision!r}"
         )
@@ -151,6 +157,8 @@ def quantization(
         If they are missing, of another shape, not finite or not ascending.
     """
     if precision not in ("int8", "uint8"):
+        if ranges is not None:
+            raise ValueError(f"ranges: expected None for precision {precision!r}, found some")
         return None, None
     if ranges is None:
         raise ValueError(

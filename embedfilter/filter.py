@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
@@ -22,6 +22,7 @@ from embedfilter.embeddings import (
 from embedfilter.errors import CheckpointError
 from embedfilter.spectrum import (
     Spectrum,
+    SpectrumError,
     check_cuts,
     check_n_components,
     core_view,
@@ -137,11 +138,14 @@ class EmbedFilter:
         """
         from embedfilter.checkpoints import open_unembedding  # noqa: PLC0415 - light import
 
+        threads = resolve_n_threads(n_threads)
         with open_unembedding(source, tensor=tensor, revision=revision) as W:
             k = resolve_n_components(W.shape[1], ratio=ratio, n_components=n_components, kind=kind)
             try:
-                return cls._fit(W, k, kind, resolve_n_threads(n_threads), progress)
-            except ValueError as error:
+                return cls._fit(W, k, kind, threads, progress)
+            except SpectrumError as error:
+                if W.source == "array":
+                    raise ValueError(f"source: {error}") from None
                 raise CheckpointError(f"{W.source}: tensor '{W.name}': {error}") from None
 
     @classmethod
@@ -170,24 +174,22 @@ class EmbedFilter:
         """
         from embedfilter.checkpoints.array import open_array  # noqa: PLC0415 - light import
 
+        threads = resolve_n_threads(n_threads)
         with open_array(W, argument="W") as matrix:
             k = resolve_n_components(
                 matrix.shape[1], ratio=ratio, n_components=n_components, kind=kind
             )
             try:
-                return cls._fit(matrix, k, kind, resolve_n_threads(n_threads), progress=False)
-            except ValueError as error:
+                return cls._fit(matrix, k, kind, threads, progress=False)
+            except SpectrumError as error:
                 raise ValueError(f"W: {error}") from None
 
     @classmethod
     def _fit(cls, W: Unembedding, k: int, kind: str, n_threads: int, progress: bool) -> EmbedFilter:
         V, d = W.shape
-        blocks = W.blocks()
-        spectrum = Spectrum.of_blocks(
-            _with_progress(blocks, V) if progress else blocks, d, n_threads=n_threads
-        )
+        spectrum = Spectrum.of(W, n_threads=n_threads, progress=progress)
         kept = kept_directions(kind, d, k)
-        check_cuts(spectrum.singular_values, kept)
+        check_cuts(spectrum.singular_values, kept, stacklevel=3)
         return cls(
             spectrum.directions[kept].astype(np.float32),
             kept,
@@ -232,6 +234,7 @@ class EmbedFilter:
         X : (n, d), (d,) or (0,) array-like of float16, bfloat16, float32 or float64
             Embeddings from the model that the filter comes from: hidden states after its
             final norm, pooled or not, normalised or not. Torch tensors on the CPU are taken.
+            float64 is rounded to float32, where numbers under 1e-45 are zero.
         normalize : bool
             Scale each row to unit length. A row of zeros stays zero.
         precision : {"float32", "float16", "bfloat16", "int8", "uint8", "ubinary"}
@@ -255,22 +258,20 @@ class EmbedFilter:
         Raises
         ------
         TypeError, ValueError
-            For an `X` of another type or width, with NaN or infinity, or other wrong
-            arguments.
-        OverflowError
-            If a result does not fit its type, which needs huge numbers or, for float16,
+            For an `X` of another type or width, with NaN or infinity, other wrong arguments,
+            or a result that does not fit its type, which needs huge numbers or, for float16,
             values over 65504 that are not normalised.
         """
-        array = as_embeddings(X, self.n_features_in, origin=self._origin())
+        given, array = as_embeddings(X, self.n_features_in, origin=self._origin())
         dtype = output_dtype(precision)
         starts, steps = quantization(ranges, self.n_components, precision)
         width = -(-self.n_components // 8) if precision == "ubinary" else self.n_components
-        single = array.shape[0] == 1 and np.ndim(X) == 1
+        single = given.ndim == 1 and len(array) == 1
         if out is None:
             result = np.empty((array.shape[0], width), dtype)
         else:
             shape = (width,) if single else (array.shape[0], width)
-            result = check_output(out, shape, dtype, array).reshape(array.shape[0], width)
+            result = check_output(out, shape, dtype, given).reshape(array.shape[0], width)
         small = array.shape[0] * self.components.size < _SMALL_WORK
         threads = 1 if small and n_threads is None else resolve_n_threads(n_threads)
         try:
@@ -278,7 +279,7 @@ class EmbedFilter:
                 core_view(array), core_view(result), precision, normalize, starts, steps, threads
             )
         except OverflowError as error:
-            raise OverflowError(
+            raise ValueError(
                 f"X: expected numbers whose projection fits {precision}, found larger ones in"
                 f" row {error.args[1]}"
             ) from None
@@ -310,11 +311,18 @@ class EmbedFilter:
         TypeError, ValueError
             As `transform`.
         """
-        array = as_embeddings(Y, self.n_components, name="Y")
-        if not np.isfinite(array).all():
-            raise ValueError(bad_rows_message(array, "Y"))
-        result: NDArray[np.float32] = array.astype(np.float32, copy=False) @ self.components
-        return result[0] if np.ndim(Y) == 1 and len(result) else result
+        given, array = as_embeddings(Y, self.n_components, name="Y")
+        with np.errstate(all="ignore"):  # told below
+            result: NDArray[np.float32] = array.astype(np.float32) @ self.components
+            finite = np.isfinite(result).all(axis=1)
+            if not finite.all() and not np.isfinite(array).all():
+                raise ValueError(bad_rows_message(array, "Y"))
+        if not finite.all():
+            raise ValueError(
+                "Y: expected numbers that fit float32, and so their products, found larger ones"
+                f" in row {int(np.argmin(finite))}"
+            )
+        return result[0] if given.ndim == 1 and len(result) else result
 
     def truncate(self, n_components: int) -> EmbedFilter:
         """Return the filter of the first `n_components` components.
@@ -325,13 +333,19 @@ class EmbedFilter:
         Raises
         ------
         TypeError, ValueError
-            If `n_components` is not an integer from 1 to `self.n_components`.
+            If `n_components` is not an integer from 1 to `self.n_components`, or so few are
+            not determined by the matrix (see `from_matrix`).
         """
         k = check_n_components(n_components, self.n_components)
+        if k < self.n_components:
+            try:
+                check_cuts(self.singular_values, self.component_indices[:k], stacklevel=2)
+            except SpectrumError as error:
+                raise ValueError(f"n_components: {error}") from None
         shortened = self.kind == "identity" and k < self.n_components
         return EmbedFilter(
-            self.components[:k],
-            self.component_indices[:k],
+            self.components[:k].copy(),
+            self.component_indices[:k].copy(),
             self.singular_values,
             kind="edge" if shortened else self.kind,
             metadata=self.metadata,
@@ -411,14 +425,3 @@ def _frozen(array: NDArray[Any], dtype: type) -> NDArray[Any]:
             frozen = frozen.copy()
         frozen.flags.writeable = False
     return frozen
-
-
-def _with_progress(
-    blocks: Iterator[tuple[int, NDArray[Any]]], n_rows: int
-) -> Iterator[tuple[int, NDArray[Any]]]:
-    from tqdm import tqdm  # noqa: PLC0415 - only where a bar is asked for
-
-    with tqdm(total=n_rows, desc="fit", unit=" rows", unit_scale=True) as bar:
-        for start, rows in blocks:
-            yield start, rows
-            bar.update(len(rows))

@@ -23,6 +23,7 @@ from numpy.typing import NDArray
 
 from embedfilter.atomic import atomic_output
 from embedfilter.checkpoints.safetensors import SafetensorsFile
+from embedfilter.checkpoints.unembedding import MAX_HIDDEN_SIZE
 from embedfilter.errors import CheckpointError, FilterFileError
 from embedfilter.filter import EmbedFilter
 from embedfilter.spectrum import KINDS
@@ -35,10 +36,12 @@ _TYPES: dict[str, tuple[str, np.dtype[Any]]] = {
     "component_indices": ("I64", np.dtype("<i8")),
     "singular_values": ("F64", np.dtype("<f8")),
 }
+_EXPECTED = "expected a filter as 'embedfilter fit' writes it"
 _OWN_KEYS = ("format_version", "kind", "d", "k")
 # Rounding components to float32 changes a product of two of them by 1e-7; what is further
 # from orthonormal has been damaged.
 _ORTHONORMAL = 1e-5
+_BLOCK_ROWS = 256
 
 
 def save_filter(f: EmbedFilter, path: Path) -> None:
@@ -60,10 +63,10 @@ def save_filter(f: EmbedFilter, path: Path) -> None:
 
 
 def is_filter_file(path: Path) -> bool:
-    """Tell whether a file is a safetensors file with a filter's metadata, sound or not."""
+    """Tell whether a file is a filter, sound or not, whatever it is called."""
     try:
         with SafetensorsFile(path) as file:
-            return "format_version" in file.metadata
+            return file.is_filter
     except CheckpointError:
         return False
 
@@ -74,20 +77,22 @@ def load_filter(path: Path) -> EmbedFilter:
         with SafetensorsFile(path) as file:
             return _read(path, file)
     except CheckpointError as error:
-        raise FilterFileError(str(error)) from None
+        detail = str(error).removeprefix(f"{path}: ")
+        raise FilterFileError(f"{path}: {_EXPECTED}: {detail}") from None
 
 
 def _read(path: Path, file: SafetensorsFile) -> EmbedFilter:
     metadata = file.metadata
     version = metadata.get("format_version")
-    if version != FORMAT_VERSION:
-        found = "another safetensors file" if version is None else f"version {version!r}"
-        raise FilterFileError(
-            f"{path}: expected a filter of format version {FORMAT_VERSION}, found {found}"
-        )
+    if version is None:
+        raise FilterFileError(f"{path}: {_EXPECTED}, found another safetensors file")
+    expected = f"a filter of format version {FORMAT_VERSION}"
+    _check(path, version == FORMAT_VERSION, expected, f"version {version!r}")
     names = ", ".join(sorted(file.tensors))
     _check(path, set(file.tensors) == set(_TYPES), f"the tensors {', '.join(_TYPES)}", names)
     d, k = (_size(path, metadata, key) for key in ("d", "k"))
+    _check(path, d <= MAX_HIDDEN_SIZE, f"at most {MAX_HIDDEN_SIZE} as metadata 'd'", str(d))
+    _check(path, k <= d, f"at most d, {d}, as metadata 'k'", str(k))
     shapes = {"components": (k, d), "component_indices": (k,), "singular_values": (d,)}
     arrays: dict[str, NDArray[Any]] = {}
     for name, (stored_type, dtype) in _TYPES.items():
@@ -123,20 +128,9 @@ def _size(path: Path, metadata: dict[str, str], key: str) -> int:
 
 
 def _check_values(path: Path, arrays: dict[str, NDArray[Any]], d: int) -> None:
-    """Check the numbers themselves: finite, orthonormal, in order, in range."""
+    """Check the numbers themselves: finite, in order, in range, orthonormal."""
     components, indices = arrays["components"], arrays["component_indices"]
     sigma = arrays["singular_values"]
-    _check(path, bool(np.isfinite(components).all()), "finite components", "NaN or infinity")
-    products = components @ components.T
-    distance = float(np.abs(products - np.eye(len(components), dtype=np.float32)).max())
-    _check(
-        path,
-        distance < _ORTHONORMAL,
-        "orthonormal components",
-        f"products up to {distance:.2g} from those of orthonormal rows",
-    )
-    ordered = bool(np.isfinite(sigma).all() and (sigma >= 0).all() and (np.diff(sigma) <= 0).all())
-    _check(path, ordered, "singular values that are finite and descending", "others")
     valid = bool((indices >= 0).all() and (indices < d).all())
     _check(
         path,
@@ -144,3 +138,30 @@ def _check_values(path: Path, arrays: dict[str, NDArray[Any]], d: int) -> None:
         f"component_indices that differ, from 0 to {d - 1}",
         "others",
     )
+    descending = (sigma >= 0).all() and (sigma[:-1] >= sigma[1:]).all()
+    ordered = bool(descending and np.isfinite(sigma).all())
+    _check(path, ordered, "singular values that are finite and descending", "others")
+    _check(path, bool(np.isfinite(components).all()), "finite components", "NaN or infinity")
+    distance = _distance_from_orthonormal(components)
+    _check(
+        path,
+        distance < _ORTHONORMAL,
+        "orthonormal components",
+        f"products up to {distance:.2g} from those of orthonormal rows",
+    )
+
+
+def _distance_from_orthonormal(components: NDArray[np.float32]) -> float:
+    """Return by how much the products of two rows (k, d) differ at most from 0 and 1."""
+    largest = 0.0
+    # A block of rows at a time, as k may be large.
+    for start in range(0, len(components), _BLOCK_ROWS):
+        block = components[start : start + _BLOCK_ROWS]
+        with np.errstate(over="ignore", invalid="ignore"):
+            products = block @ components[start:].T
+            products[np.arange(len(block)), np.arange(len(block))] -= 1
+            distance = float(np.abs(products).max())
+        if not distance < _ORTHONORMAL:  # so that NaN, from overflow, is found too
+            return distance
+        largest = max(largest, distance)
+    return largest

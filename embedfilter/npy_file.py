@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import stat
 import tokenize
 from collections.abc import Iterator
 from pathlib import Path
@@ -11,6 +13,7 @@ from typing import Any, BinaryIO
 import numpy as np
 from numpy.typing import NDArray
 
+from embedfilter.atomic import file_kind
 from embedfilter.errors import EmbedFilterError
 
 __all__ = ["NpyReader", "write_npy_header"]
@@ -38,16 +41,22 @@ class NpyReader:
     Raises
     ------
     OSError
-        If there is no such file.
+        If there is no such file, or it cannot be read.
     EmbedFilterError
         If it is not a .npy file of a float matrix in C order, or is truncated.
     """
 
     def __init__(self, path: Path) -> None:
         self.path = path
+        mode = path.stat().st_mode
+        if not stat.S_ISREG(mode):  # opening a FIFO would wait for a writer
+            raise EmbedFilterError(f"{path}: expected a .npy file, found a {file_kind(mode)}")
         self._file: BinaryIO = path.open("rb")
         try:
             self.shape, self.dtype = self._read_header()
+        except OSError as error:
+            self.close()
+            raise self._named(error) from None
         except BaseException:
             self.close()
             raise
@@ -55,37 +64,69 @@ class NpyReader:
         self._row_bytes = self.shape[1] * self.dtype.itemsize
 
     def _read_header(self) -> tuple[tuple[int, int], np.dtype[Any]]:
-        try:
-            version = np.lib.format.read_magic(self._file)
-            read = (
-                np.lib.format.read_array_header_1_0
-                if version == (1, 0)
-                else np.lib.format.read_array_header_2_0
-            )
-            shape, fortran_order, dtype = read(self._file, max_header_size=_MAX_HEADER)
-        except (ValueError, EOFError, tokenize.TokenError, SyntaxError, MemoryError) as error:
-            raise EmbedFilterError(f"{self.path}: expected a .npy file: {error}") from None
+        shape, fortran_order, dtype = self._parse_header()
         if dtype == _BFLOAT16:
             import ml_dtypes  # noqa: PLC0415 - only where bfloat16 comes up
 
             dtype = np.dtype(ml_dtypes.bfloat16)
         if dtype.hasobject or dtype.name not in ("float16", "bfloat16", "float32", "float64"):
+            hint = ""
+            if dtype.kind in "iub":
+                hint = ": quantised embeddings cannot be filtered; filter first, then quantise"
             raise EmbedFilterError(
-                f"{self.path}: expected float16, bfloat16, float32 or float64, found {dtype}"
+                f"{self.path}: expected float16, bfloat16, float32 or float64, found {dtype}{hint}"
             )
-        if len(shape) != 2 or (fortran_order and 1 not in shape):
-            order = " in Fortran order" if fortran_order else ""
+        if len(shape) != 2 or shape[0] < 0 or shape[1] < 1:
+            raise EmbedFilterError(f"{self.path}: expected a matrix (n, d), found shape {shape}")
+        if fortran_order and 1 not in shape:
             raise EmbedFilterError(
-                f"{self.path}: expected a matrix (n, d) in C order, found shape {shape}{order}"
+                f"{self.path}: expected a matrix in C order, found Fortran order:"
+                " save np.ascontiguousarray of it"
             )
         expected = shape[0] * shape[1] * dtype.itemsize
-        found = self.path.stat().st_size - self._file.tell()
+        found = os.fstat(self._file.fileno()).st_size - self._file.tell()
         if found != expected:
             raise EmbedFilterError(
                 f"{self.path}: expected {expected} bytes of numbers for shape {shape} and"
                 f" {dtype}, found {found}: the file is truncated or damaged"
             )
-        return shape, dtype
+        return (int(shape[0]), int(shape[1])), dtype
+
+    def _parse_header(self) -> tuple[tuple[int, ...], bool, np.dtype[Any]]:
+        prefix = np.lib.format.MAGIC_PREFIX
+        start = self._file.read(len(prefix))
+        if start != prefix:
+            found = repr(start) if start else "an empty file"
+            raise EmbedFilterError(
+                f"{self.path}: not a .npy file: expected it to start with {prefix!r}, found {found}"
+            )
+        self._file.seek(0)
+        try:
+            version = np.lib.format.read_magic(self._file)
+            if version not in ((1, 0), (2, 0), (3, 0)):
+                raise EmbedFilterError(
+                    f"{self.path}: expected a .npy file of version 1, 2 or 3,"
+                    f" found {version[0]}.{version[1]}"
+                )
+            read = (
+                np.lib.format.read_array_header_1_0
+                if version == (1, 0)
+                else np.lib.format.read_array_header_2_0
+            )
+            return read(self._file, max_header_size=_MAX_HEADER)
+        except (
+            ValueError,
+            EOFError,
+            tokenize.TokenError,
+            SyntaxError,
+            MemoryError,
+            RecursionError,
+        ) as error:
+            first_line = next(iter(str(error).splitlines()), type(error).__name__)
+            raise EmbedFilterError(
+                f"{self.path}: expected the header of a .npy file, found a damaged one:"
+                f" {first_line}"
+            ) from None
 
     def blocks(self, n_rows: int) -> Iterator[NDArray[Any]]:
         """Iterate over the rows, `n_rows` at a time, in one buffer that is used again."""
@@ -93,14 +134,24 @@ class NpyReader:
         self._file.seek(self._begin)
         for start in range(0, self.shape[0], n_rows):
             block = buffer[: min(n_rows, self.shape[0] - start)]
-            memory = memoryview(block.view(np.uint8).reshape(-1).data)
-            found = self._file.readinto(memory)  # type: ignore[attr-defined]
-            if found != len(memory):
-                raise EmbedFilterError(
-                    f"{self.path}: expected {self.shape[0]} rows, found an end in row"
-                    f" {start + found // self._row_bytes}: the file has changed"
-                )
+            self._fill(block, start)
             yield block
+
+    def _fill(self, block: NDArray[Any], start: int) -> None:
+        memory = memoryview(block.view(np.uint8).reshape(-1).data)
+        try:
+            found = self._file.readinto(memory)  # type: ignore[attr-defined]
+        except OSError as error:
+            raise self._named(error) from None
+        if found != len(memory):
+            raise EmbedFilterError(
+                f"{self.path}: expected {self.shape[0]} rows, found an end in row"
+                f" {start + found // self._row_bytes}: the file has changed"
+            )
+
+    def _named(self, error: OSError) -> OSError:
+        """Return an error of reading the open file, which does not name it, with its name."""
+        return OSError(error.errno, error.strerror, str(self.path))
 
     def close(self) -> None:
         """Close the file."""

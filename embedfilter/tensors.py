@@ -12,7 +12,10 @@ __all__ = ["is_torch", "tensor_to_array"]
 
 
 def is_torch(value: Any) -> bool:
-    """Tell whether a value is of one of torch's own types."""
+    """Tell whether a value is a torch tensor, or of another of torch's own types."""
+    torch = sys.modules.get("torch")
+    if torch is not None and isinstance(value, torch.Tensor):
+        return True
     return type(value).__module__.partition(".")[0] == "torch"
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import functools
 import math
 import os
+from numbers import Integral
 from pathlib import Path
 
 __all__ = ["resolve_n_threads"]
@@ -29,11 +30,11 @@ def resolve_n_threads(n_threads: int | None) -> int:
     """
     if n_threads is None:
         return min(_from_environment(), available_cpus())
-    if isinstance(n_threads, bool) or not isinstance(n_threads, int):
+    if isinstance(n_threads, bool) or not isinstance(n_threads, Integral):
         raise TypeError(f"n_threads: expected an int or None, found {n_threads!r}")
     if n_threads < 1:
         raise ValueError(f"n_threads: expected at least 1, found {n_threads}")
-    return min(n_threads, available_cpus())
+    return min(int(n_threads), available_cpus())
 
 
 def available_cpus() -> int:
@@ -49,7 +50,7 @@ def _from_environment() -> int:
     for variable in _VARIABLES:
         # OMP_NUM_THREADS may list one number a nesting level: the first is the outer level's.
         text = os.environ.get(variable, "").split(",")[0].strip()
-        if text.isascii() and text.isdigit() and int(text) > 0:
+        if text.isascii() and text.isdigit() and len(text) < 10 and int(text) > 0:
             return int(text)
     return available_cpus()
 

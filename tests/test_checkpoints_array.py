@@ -186,3 +186,22 @@ def test_torch_is_not_imported(tmp_path):
         "assert 'torch' not in sys.modules"
     )
     subprocess.run([sys.executable, "-c", code], check=True, cwd=tmp_path)
+
+
+def test_array_too_wide_to_decompose():
+    wide = np.broadcast_to(np.float32(0), (32767, 32767))  # takes four bytes
+    with pytest.raises(ValueError, match="W: expected a hidden size of at most 32766, found 32767"):
+        open_array(wide, argument="W")
+
+
+@pytest.mark.parametrize(
+    "row",
+    [
+        torch.ones(3, dtype=torch.bfloat16),
+        torch.ones(3, requires_grad=True),
+        torch.ones(3, device="meta"),
+    ],
+)
+def test_torch_tensors_in_a_list(row):
+    with pytest.raises(TypeError, match="W: expected an array, found a list that is none"):
+        open_array([row] * 4, argument="W")

@@ -503,8 +503,38 @@ def test_json_that_is_no_index(tmp_path):
 def test_text_file(tmp_path):
     path = tmp_path / "notes.txt"
     path.write_text("these are notes, not weights")
-    with pytest.raises(CheckpointError, match="not a safetensors file"):
+    message = (
+        "notes.txt: not a checkpoint: expected a safetensors file, the index .*, a GGUF file or a "
+        "folder .*, found a file that starts with b'these are notes,'"
+    )
+    with pytest.raises(CheckpointError, match=message):
         open_unembedding(path)
+    path.write_bytes(b"")
+    with pytest.raises(CheckpointError, match="not a checkpoint: .*found an empty file"):
+        open_unembedding(path)
+
+
+def test_git_lfs_pointer_without_an_ending(tmp_path):
+    path = tmp_path / "blob"
+    path.write_text("version https://git-lfs.github.com/spec/v1\noid sha256:0\nsize 9\n")
+    with pytest.raises(CheckpointError, match="a Git LFS pointer"):
+        open_unembedding(path)
+
+
+@pytest.mark.parametrize("url", ["https://huggingface.co/a/b", "s3://bucket/model", "HTTP://a.b"])
+def test_urls(url):
+    with pytest.raises(CheckpointError, match="only local files are read in this version") as e:
+        open_unembedding(url)
+    assert url in str(e.value)
+
+
+def test_name_that_is_not_utf_8(tmp_path):
+    path = tmp_path / "model.safetensors"
+    header = b'{"lm_head.\\ud800weight":{"dtype":"F32","shape":[6,2],"data_offsets":[0,48]}}'
+    path.write_bytes(len(header).to_bytes(8, "little") + header + bytes(48))
+    with open_unembedding(path, tensor="lm_head.\ud800weight") as W:
+        assert W.name == "lm_head.\\ud800weight"
+        assert W.rows(0, 6).shape == (6, 2)
 
 
 @pytest.mark.parametrize("source", ["missing", "missing/model.safetensors", "", "a" * 5000, "a\0b"])

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import io
+import json
 import os
+import struct
 import time
 import tracemalloc
 
@@ -82,6 +84,40 @@ def test_the_sound_file_behind_the_hostile_ones_is_accepted(tmp_path, suffix, da
         np.testing.assert_array_equal(tensor.data, np.arange(12, dtype="f4").reshape(6, 2))
     else:
         assert list(safetensors.numpy.load_file(path)) == ["lm_head.weight"]
+
+
+@pytest.mark.parametrize(("data", "found"), [(b"bad", "b'bad'"), (b"", "an empty file")])
+def test_gguf_file_shorter_than_its_magic_number(tmp_path, data: bytes, found: str):
+    path = tmp_path / "bad.gguf"
+    path.write_bytes(data)
+    with pytest.raises(CheckpointError, match=f"it to start with b'GGUF', found {found}"):
+        open_unembedding(path)
+
+
+@pytest.mark.parametrize("suffix", [".safetensors", ".gguf"])
+def test_head_too_wide_to_decompose(tmp_path, suffix: str):
+    """A sparse file: its 4 GB take no space, and must take no memory."""
+    path = tmp_path / f"wide{suffix}"
+    d = 32768
+    if suffix == ".gguf":
+        info = struct.pack("<Q", 13) + b"output.weight" + struct.pack("<IQQIQ", 2, d, d, 0, 0)
+        head = b"GGUF" + struct.pack("<IQQ", 3, 1, 0) + info
+        head += bytes(-len(head) % 32)
+    else:
+        entry = {"dtype": "F32", "shape": [d, d], "data_offsets": [0, 4 * d * d]}
+        header = json.dumps({"lm_head.weight": entry}).encode()
+        head = struct.pack("<Q", len(header)) + header
+    with path.open("wb") as file:
+        file.write(head)
+        file.truncate(len(head) + 4 * d * d)
+    tracemalloc.start()
+    try:
+        with pytest.raises(CheckpointError, match="size of at most 32766, found 32768") as raised:
+            open_unembedding(path)
+        assert tracemalloc.get_traced_memory()[1] < 4 << 20
+    finally:
+        tracemalloc.stop()
+    assert str(path) in str(raised.value)
 
 
 def mutations(sound: bytes):
@@ -164,7 +200,7 @@ def test_sparse_gguf_of_empty_strings_ends_soon(tmp_path, strings, message):
 def test_fifo_is_refused_without_waiting(tmp_path):
     path = tmp_path / "pipe.safetensors"
     os.mkfifo(path)
-    with pytest.raises(CheckpointError, match="not a regular file"):
+    with pytest.raises(CheckpointError, match="not a regular file: expected one, found a FIFO"):
         open_unembedding(path)
 
 

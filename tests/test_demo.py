@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import csv
 from importlib import resources
+from pathlib import Path
 
 import numpy as np
 import pytest
+import safetensors.numpy
 from numpy.typing import NDArray
 from oracle import edge_rows, unit_rows
 
+from embedfilter import CheckpointError
 from embedfilter.demo import TEMPLATES, DemoReport, run_demo
 
 
@@ -76,3 +79,12 @@ def test_what_was_fitted(report: DemoReport) -> None:
     assert report.tensor == "token_embd.weight"
     assert report.fit_seconds > 0
     assert all((g.apply_seconds > 0) == (g.ratio > 1) for g in report.figures)
+
+
+def test_another_model_of_the_same_width(tmp_path: Path) -> None:
+    """Its filter would be applied to the wrong embeddings without a word."""
+    path = tmp_path / "model.safetensors"
+    safetensors.numpy.save_file({"lm_head.weight": np.ones((49280, 576), np.float16)}, path)
+    message = f"{path}: expected the head of SmolLM2-135M, 49152 x 576, .*found 49280 x 576"
+    with pytest.raises(CheckpointError, match=message):
+        run_demo(path)

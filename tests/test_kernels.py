@@ -24,9 +24,15 @@ def cast(values: NDArray, name: str) -> NDArray:
     return values.astype(BFLOAT16 if name == "bfloat16" else name)
 
 
-def gram(W: NDArray, n_threads: int = 1) -> NDArray[np.float64]:
-    result = np.zeros((W.shape[1],) * 2)
-    _core.gram_add(result, core_view(W), n_threads)
+def gram(*blocks: NDArray, basis: NDArray | None = None, n_threads: int = 1) -> NDArray[np.float64]:
+    """Return the upper triangle of the sum of W^T W, and check that no more is written."""
+    d = blocks[0].shape[1]
+    total = _core.Gram(d, basis)
+    for block in blocks:
+        total.add(core_view(block), n_threads)
+    result = np.full((d, d), 77.0)
+    total.finish(result, n_threads)
+    assert (result[np.tril_indices(d, -1)] == 77).all()
     return np.triu(result)
 
 
@@ -70,32 +76,109 @@ def test_gram_of_each_height(isa: str, rng: np.random.Generator, n: int) -> None
     np.testing.assert_allclose(gram(W), np.triu(W.T @ W), rtol=0, atol=1e-13 * max(n, 1))
 
 
-def test_gram_of_several_chunks_and_threads(isa: str, rng: np.random.Generator) -> None:
-    # 1500 columns make chunks of 1280 rows, and groups of panels that the edge cuts.
-    W = rng.standard_normal((2700, 1500)).astype(np.float32)
-    if isa == "scalar":
-        W = W[:, :250]  # as many chunks, less to compute
-        W = np.tile(W, (4, 1))
+@pytest.fixture
+def some_rows(isa: str, rng: np.random.Generator) -> NDArray[np.float32]:
+    """Rows for several chunks; in float32 a chunk of 500 columns is 8192 rows."""
+    n, d = (9000, 500) if isa != "scalar" else (9000, 60)
+    return rng.standard_normal((n, d)).astype(np.float32)
+
+
+def dominant(W: NDArray, p: int) -> NDArray[np.float32]:
+    return np.linalg.svd(W.astype(np.float64), full_matrices=False)[2][:p].astype(np.float32)
+
+
+@pytest.mark.parametrize("p", [0, 3])
+def test_gram_does_not_depend_on_blocks_or_threads(some_rows: NDArray, p: int) -> None:
+    W = some_rows
+    basis = dominant(W[:300], p) if p else None
     wide = W.astype(np.float64)
     expected = np.triu(wide.T @ wide)
-    one = gram(W, 1)
-    np.testing.assert_allclose(one, expected, rtol=0, atol=1e-12 * np.abs(expected).max())
-    assert np.array_equal(one, gram(W, 2))
-    assert np.array_equal(one, gram(W, 7))
+    one = gram(W, basis=basis)
+    tolerance = 1e-6 if p else 1e-13
+    np.testing.assert_allclose(one, expected, rtol=0, atol=tolerance * expected.max())
+    for n_threads in (2, 3, 8):
+        assert np.array_equal(gram(W, basis=basis, n_threads=n_threads), one)
+    cuts = np.array([1, 255, 257, 1000, 5001])
+    assert np.array_equal(gram(*np.split(W, cuts), basis=basis), one)
+    assert np.array_equal(gram(*np.split(W, 9), basis=basis, n_threads=2), one)
 
 
-def test_gram_adds(isa: str, rng: np.random.Generator) -> None:
+@pytest.mark.parametrize("dtype", ["float16", "bfloat16", "float32"])
+@pytest.mark.parametrize("d", [w for w in WIDTHS if w > 1])
+@pytest.mark.parametrize("p", [1, 2, 8])
+def test_gram_in_float32(isa: str, rng: np.random.Generator, d: int, p: int, dtype: str) -> None:
+    p = min(p, d)
+    W = cast(rng.standard_normal((300, d)) + 3, dtype)
+    wide = W.astype(np.float64)
+    basis = dominant(wide, p)
+    expected = np.triu(wide.T @ wide)
+    result = gram(W, basis=basis)
+    np.testing.assert_allclose(result, expected, rtol=0, atol=2e-6 * expected.max())
+    assert np.array_equal(result, on_scalar(gram, W, basis=basis))
+
+
+def test_gram_peels_with_any_basis(isa: str, rng: np.random.Generator) -> None:
+    """The identity behind the peeling needs neither exact nor orthonormal directions."""
+    W = rng.standard_normal((700, 50)).astype(np.float32)
+    basis = rng.standard_normal((4, 50)).astype(np.float32) / 7
+    wide = W.astype(np.float64)
+    expected = np.triu(wide.T @ wide)
+    np.testing.assert_allclose(gram(W, basis=basis), expected, rtol=0, atol=3e-6 * expected.max())
+
+
+def test_peeling_makes_float32_sums_as_good_as_the_bulk_needs(
+    isa: str, rng: np.random.Generator
+) -> None:
+    """One direction is 1000 times the others: without it, errors are those of the others."""
+    d = 60
+    direction = np.linalg.qr(rng.standard_normal((d, 1)))[0].T
+    W = rng.standard_normal((2000, d)) + 1000 * rng.standard_normal((2000, 1)) * direction
+    W = W.astype(np.float32)
+    wide = W.astype(np.float64)
+    exact = wide.T @ wide
+    outside = np.eye(d) - direction.T @ direction
+    result = gram(W, basis=direction.astype(np.float32))
+    result = result + np.triu(result, 1).T
+    error = outside @ (result - exact) @ outside
+    # Relative to the bulk (2000), not to the largest (2e9).
+    assert np.abs(error).max() < 2000 * 1e-4
+    assert np.abs(result - exact).max() < 2e9 * 1e-6
+
+
+def test_gram_may_go_on_after_its_end(isa: str, rng: np.random.Generator) -> None:
     A, B = rng.standard_normal((50, 20)), rng.standard_normal((60, 20))
+    total = _core.Gram(20)
     result = np.zeros((20, 20))
-    _core.gram_add(result, A, 1)
-    _core.gram_add(result, B, 1)
-    np.testing.assert_allclose(np.triu(result), np.triu(A.T @ A + B.T @ B), rtol=1e-13, atol=1e-12)
+    total.finish(result, 1)
+    assert (result == 0).all()
+    total.add(A, 1)
+    total.finish(result, 1)
+    np.testing.assert_allclose(result, np.triu(A.T @ A), atol=1e-12)
+    total.add(B, 1)
+    total.finish(result, 1)
+    np.testing.assert_allclose(result, np.triu(A.T @ A + B.T @ B), atol=1e-12)
 
 
-def test_gram_leaves_the_lower_triangle_of_far_blocks_alone(isa: str) -> None:
-    result = np.zeros((40, 40))
-    _core.gram_add(result, np.ones((3, 40)), 1)
-    assert (result[24:, :12] == 0).all()
+@pytest.mark.parametrize(
+    ("arguments", "error", "message"),
+    [
+        ((0,), ValueError, "too large"),
+        ((-1,), ValueError, "too large"),
+        ((32767,), ValueError, "too large"),
+        ((4, np.ones((9, 4), np.float32)), ValueError, "too large"),
+        ((4, np.ones((1, 5), np.float32)), ValueError, "basis: expected 4 columns, found 5"),
+        ((4, np.ones((1, 4))), ValueError, "basis: expected a C-contiguous"),
+    ],
+)
+def test_gram_refuses(arguments: tuple, error: type, message: str) -> None:
+    with pytest.raises(error, match=message):
+        _core.Gram(*arguments)
+
+
+def test_gram_of_numbers_too_large_for_float32_sums(isa: str) -> None:
+    W = np.full((3, 30), 3e38, np.float32)
+    with pytest.raises(OverflowError):
+        gram(W, basis=np.full((1, 30), 30**-0.5, np.float32))
 
 
 @pytest.mark.parametrize("view", ["reversed", "every other", "columns", "offset by one element"])
@@ -114,13 +197,15 @@ def test_gram_of_views(isa: str, rng: np.random.Generator, view: str) -> None:
 @pytest.mark.parametrize("dtype", FLOATS)
 @pytest.mark.parametrize("bad", [np.nan, np.inf, -np.inf])
 @pytest.mark.parametrize("column", [0, 8, 12, 24, 28])
+@pytest.mark.parametrize("p", [0, 1])
 def test_gram_names_the_rows_that_are_not_finite(
-    isa: str, dtype: str, bad: float, column: int
+    isa: str, dtype: str, bad: float, column: int, p: int
 ) -> None:
     W = cast(np.ones((70, 29)), dtype)
     W[[33, 50], column] = bad
+    basis = np.eye(1, 29, dtype=np.float32) if p else None  # zero at most columns
     with pytest.raises(ValueError, match="NaN or infinity") as raised:
-        gram(W)
+        gram(W, basis=basis)
     assert raised.value.args[1:] == (33, 2)
 
 

@@ -1,64 +1,138 @@
-/* Gram tile in float64: tile += a^T b.
+/* Gram tile, tile += a^T b, and the peeling of rows.
  *
- * Register plan: 4 rows of the tile at a time. 12 accumulators (4 rows x 3 vectors of 4
- * columns), 3 vectors of b, 1 broadcast element of a: all 16 registers. 12 independent
- * chains of fused multiply-adds cover the latency of 4 cycles at 2 a cycle. */
+ * Register plan of the tiles: 4 rows at a time and, in float32, all 24 columns, in float64
+ * half of them: 12 accumulators, 3 vectors of b, 1 broadcast element of a; all 16 registers.
+ * 12 independent chains of fused multiply-adds cover the latency of 4 cycles at 2 a cycle. */
 #if defined(__x86_64__)
-#include "kernels.h"
+#include "tile_avx2.h"
 
-#include <immintrin.h>
+enum { ROWS = 4 };
 
-enum { PANEL = EF_GRAM_PANEL, ROWS = 4 };
-
-/* A row of the tile: EF_GRAM_PANEL columns. */
-typedef struct tile_row {
-    __m256d v0, v1, v2;
-} tile_row;
-
-EF_AVX2 static inline tile_row zero(void) {
-    return (tile_row){_mm256_setzero_pd(), _mm256_setzero_pd(), _mm256_setzero_pd()};
+/* target[0..23] += sum, in float64 */
+EF_AVX2 static inline void flush_f32(double *target, row_f32 sum) {
+    const __m256 parts[3] = {sum.v0, sum.v1, sum.v2};
+    for (int v = 0; v < 3; v++, target += 8) {
+        const __m256d low = _mm256_cvtps_pd(_mm256_castps256_ps128(parts[v]));
+        const __m256d high = _mm256_cvtps_pd(_mm256_extractf128_ps(parts[v], 1));
+        _mm256_storeu_pd(target, _mm256_add_pd(_mm256_loadu_pd(target), low));
+        _mm256_storeu_pd(target + 4, _mm256_add_pd(_mm256_loadu_pd(target + 4), high));
+    }
 }
 
-EF_AVX2 static inline tile_row load(const double *source) {
-    return (tile_row){_mm256_loadu_pd(source), _mm256_loadu_pd(source + 4),
+/* Four rows of the tile; `a` points at their first column. `next` are bytes to fetch into the
+ * cache meanwhile: one line every STEP / LINES rows, as more at a time would stall the loads. */
+EF_AVX2 static void rows_f32(const float *a, const float *b, size_t n, double *tile,
+                             const char *next) {
+    enum { STEP = 64, LINES = 8, LINE_BYTES = 64 };
+    for (size_t i = 0; i < ROWS * EF_PANEL; i += 8) /* needed at the end */
+        _mm_prefetch((const char *)(tile + i), _MM_HINT_T0);
+    row_f32 s0 = zero_f32(), s1 = zero_f32(), s2 = zero_f32(), s3 = zero_f32();
+    for (size_t first = 0; first < n; first += STEP) {
+        for (size_t i = 0; i < LINES; i++, next += LINE_BYTES)
+            _mm_prefetch(next, _MM_HINT_T0);
+        const size_t last = n - first < STEP ? n : first + STEP;
+        for (size_t r = first; r < last; r++, a += EF_PANEL, b += EF_PANEL) {
+            const row_f32 columns = load_f32(b);
+            s0 = multiply_add_f32(a, columns, s0);
+            s1 = multiply_add_f32(a + 1, columns, s1);
+            s2 = multiply_add_f32(a + 2, columns, s2);
+            s3 = multiply_add_f32(a + 3, columns, s3);
+        }
+    }
+    flush_f32(tile, s0);
+    flush_f32(tile + EF_PANEL, s1);
+    flush_f32(tile + 2 * EF_PANEL, s2);
+    flush_f32(tile + 3 * EF_PANEL, s3);
+}
+
+EF_AVX2 void ef_gram_f32_avx2(const float *a, const float *b, size_t n, double *tile,
+                              const float *next) {
+    /* The six calls fetch half a panel. */
+    const char *bytes = (const char *)next;
+    for (size_t i = 0; i < EF_PANEL; i += ROWS)
+        rows_f32(a + i, b, n, tile + i * EF_PANEL, bytes + i / ROWS * n * 8);
+}
+
+/* Half a row of the tile: 12 columns. */
+typedef struct half_f64 {
+    __m256d v0, v1, v2;
+} half_f64;
+
+EF_AVX2 static inline half_f64 zero_f64(void) {
+    return (half_f64){_mm256_setzero_pd(), _mm256_setzero_pd(), _mm256_setzero_pd()};
+}
+
+EF_AVX2 static inline half_f64 load_f64(const double *source) {
+    return (half_f64){_mm256_loadu_pd(source), _mm256_loadu_pd(source + 4),
                       _mm256_loadu_pd(source + 8)};
 }
 
 /* sum + element * columns */
-EF_AVX2 static inline tile_row multiply_add(const double *element, tile_row columns, tile_row sum) {
+EF_AVX2 static inline half_f64 multiply_add_f64(const double *element, half_f64 columns,
+                                                half_f64 sum) {
     const __m256d e = _mm256_broadcast_sd(element);
-    return (tile_row){_mm256_fmadd_pd(e, columns.v0, sum.v0),
+    return (half_f64){_mm256_fmadd_pd(e, columns.v0, sum.v0),
                       _mm256_fmadd_pd(e, columns.v1, sum.v1),
                       _mm256_fmadd_pd(e, columns.v2, sum.v2)};
 }
 
-EF_AVX2 static inline void add_to(double *target, tile_row sum) {
-    const tile_row old = load(target);
+EF_AVX2 static inline void flush_f64(double *target, half_f64 sum) {
+    const half_f64 old = load_f64(target);
     _mm256_storeu_pd(target, _mm256_add_pd(old.v0, sum.v0));
     _mm256_storeu_pd(target + 4, _mm256_add_pd(old.v1, sum.v1));
     _mm256_storeu_pd(target + 8, _mm256_add_pd(old.v2, sum.v2));
 }
 
-/* Four rows of the tile; `a` points at their first column. */
-EF_AVX2 static void quarter_tile(const double *a, const double *b, size_t n, double *tile,
-                                 size_t stride) {
-    tile_row s0 = zero(), s1 = zero(), s2 = zero(), s3 = zero();
-    for (size_t r = 0; r < n; r++, a += PANEL, b += PANEL) {
-        const tile_row columns = load(b);
-        s0 = multiply_add(a, columns, s0);
-        s1 = multiply_add(a + 1, columns, s1);
-        s2 = multiply_add(a + 2, columns, s2);
-        s3 = multiply_add(a + 3, columns, s3);
+/* Four rows and twelve columns of the tile; `a` and `b` point at the first of each. */
+EF_AVX2 static void rows_f64(const double *a, const double *b, size_t n, double *tile) {
+    half_f64 s0 = zero_f64(), s1 = zero_f64(), s2 = zero_f64(), s3 = zero_f64();
+    for (size_t r = 0; r < n; r++, a += EF_PANEL, b += EF_PANEL) {
+        const half_f64 columns = load_f64(b);
+        s0 = multiply_add_f64(a, columns, s0);
+        s1 = multiply_add_f64(a + 1, columns, s1);
+        s2 = multiply_add_f64(a + 2, columns, s2);
+        s3 = multiply_add_f64(a + 3, columns, s3);
     }
-    add_to(tile, s0);
-    add_to(tile + stride, s1);
-    add_to(tile + 2 * stride, s2);
-    add_to(tile + 3 * stride, s3);
+    flush_f64(tile, s0);
+    flush_f64(tile + EF_PANEL, s1);
+    flush_f64(tile + 2 * EF_PANEL, s2);
+    flush_f64(tile + 3 * EF_PANEL, s3);
 }
 
-EF_AVX2 void ef_gram_f64_avx2(const double *a, const double *b, size_t n, double *tile,
-                              size_t stride) {
-    for (size_t i = 0; i < PANEL; i += ROWS)
-        quarter_tile(a + i, b, n, tile + i * stride, stride);
+EF_AVX2 void ef_gram_f64_avx2(const double *a, const double *b, size_t n, double *tile) {
+    for (size_t j = 0; j < EF_PANEL; j += EF_PANEL / 2)
+        for (size_t i = 0; i < EF_PANEL; i += ROWS)
+            rows_f64(a + i, b + j, n, tile + i * EF_PANEL + j);
+}
+
+/* The product of a row and one direction. */
+EF_AVX2 static float dot(const float *row, const float *direction, size_t n) {
+    __m256 sum = _mm256_setzero_ps();
+    size_t i = 0;
+    for (; i + 8 <= n; i += 8)
+        sum = _mm256_fmadd_ps(_mm256_loadu_ps(row + i), _mm256_loadu_ps(direction + i), sum);
+    float s[8];
+    _mm256_storeu_ps(s, sum);
+    for (; i < n; i++)
+        s[i % 8] = _mm_cvtss_f32(
+            _mm_fmadd_ss(_mm_set_ss(row[i]), _mm_set_ss(direction[i]), _mm_set_ss(s[i % 8])));
+    return ((s[0] + s[4]) + (s[2] + s[6])) + ((s[1] + s[5]) + (s[3] + s[7]));
+}
+
+EF_AVX2 void ef_peel_f32_avx2(float *row, size_t n, const float *basis, size_t p, float *parts) {
+    for (size_t q = 0; q < p; q++)
+        parts[q] = dot(row, basis + q * n, n);
+    size_t i = 0;
+    for (; i + 8 <= n; i += 8) {
+        __m256 rest = _mm256_loadu_ps(row + i);
+        for (size_t q = 0; q < p; q++)
+            rest = _mm256_fnmadd_ps(_mm256_broadcast_ss(parts + q),
+                                    _mm256_loadu_ps(basis + q * n + i), rest);
+        _mm256_storeu_ps(row + i, rest);
+    }
+    for (; i < n; i++)
+        for (size_t q = 0; q < p; q++)
+            row[i] = _mm_cvtss_f32(_mm_fnmadd_ss(_mm_set_ss(parts[q]), _mm_set_ss(basis[q * n + i]),
+                                                 _mm_set_ss(row[i])));
 }
 #endif

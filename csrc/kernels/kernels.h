@@ -13,10 +13,10 @@
 #include <stdint.h>
 
 enum {
-    EF_GRAM_PANEL = 12,   /* columns of a Gram panel */
-    EF_FILTER_PANEL = 24, /* components in a filter panel */
-    EF_TILE_ROWS = 4,     /* rows of x in a projection tile */
-    EF_RUN = 256,         /* inputs whose products are summed before they are added to y */
+    EF_PANEL = 24,  /* columns of a panel: of W in the Gram matrix, components of a filter */
+    EF_TILE = 4,    /* rows of embeddings in a projection tile */
+    EF_RUN = 256,   /* products summed in float32 before they are added to what was there */
+    EF_MAX_PEEL = 8 /* directions taken out of the rows before they are multiplied */
 };
 
 /* Put before each function of an _avx2.c file: the rest of the build stays at the baseline. */
@@ -34,19 +34,39 @@ typedef void ef_f64_to_f32(const double *src, float *dst, size_t n);
 typedef void ef_f32_to_f16(const float *src, uint16_t *dst, size_t n);
 typedef void ef_f32_to_bf16(const float *src, uint16_t *dst, size_t n);
 
-/* ---- gram: tile += a^T b ------------------------------------------------ */
-/*   a, b  (n, EF_GRAM_PANEL), adjacent rows
- *   tile  (EF_GRAM_PANEL, EF_GRAM_PANEL), rows `stride` elements apart */
-typedef void ef_gram_f64(const double *a, const double *b, size_t n, double *tile, size_t stride);
+/* ---- gram: panels of rows of W ------------------------------------------ */
+/* tile += a^T b, over n <= EF_RUN rows. a and b are (n, EF_PANEL), adjacent rows, 32-byte
+ * aligned; tile is (EF_PANEL, EF_PANEL).
+ * float32: each sum is a chain of fused multiply-adds in order of the rows, from +0, added to
+ * the tile in float64. float64: the order of summation is each instruction set's own. `next` are
+ * n * EF_PANEL / 2 numbers that will be read soon: fetched into the cache meanwhile, or not. */
+typedef void ef_gram_f32(const float *a, const float *b, size_t n, double *tile, const float *next);
+typedef void ef_gram_f64(const double *a, const double *b, size_t n, double *tile);
 
-/* ---- project: y (+)= x panel, over one run of inputs -------------------- */
-/*   x      (n_rows, n), rows `x_stride` elements apart; 1 <= n_rows <= EF_TILE_ROWS
- *   panel  (n, EF_FILTER_PANEL), 32-byte aligned; n <= EF_RUN
- *   y      (n_rows, EF_FILTER_PANEL), rows `y_stride` elements apart; where `first` is
- *          true it is overwritten, not read
- * Each sum is a chain of fused multiply-adds in order of the inputs, begun at +0. */
-typedef void ef_project_f32(const float *x, size_t x_stride, size_t n_rows, const float *panel,
-                            size_t n, float *y, size_t y_stride, int first);
+/* Takes p <= EF_MAX_PEEL directions out of a row: parts[q] = row . basis[q] for every q, then
+ * row -= parts[0] basis[0], and so on.
+ *   row    (n)
+ *   basis  (p, n), adjacent rows
+ * A product is eight chains of fused multiply-adds, element i in chain i mod 8, which are
+ * added as in squares_f32; the subtractions are fused too. A row with NaN or infinity gives
+ * a part that is not finite. */
+typedef void ef_peel_f32(float *row, size_t n, const float *basis, size_t p, float *parts);
+
+/* ---- project: rows of embeddings times a panel of the filter ------------ */
+/* dst[i * EF_TILE + r] = rows[r][i]: n elements of EF_TILE rows, interleaved. */
+typedef void ef_interleave_f32(const float *const rows[EF_TILE], size_t n, float *dst);
+
+/* y (+)= x panel, over one run of inputs.
+ *   x      (n, EF_TILE), interleaved rows
+ *   panel  (n, EF_PANEL), 32-byte aligned; n <= EF_RUN
+ *   y      (EF_TILE, EF_PANEL), rows `y_stride` elements apart; where `first` is true it is
+ *          overwritten, not read
+ * Each sum is a chain of fused multiply-adds in order of the inputs, from +0. */
+typedef void ef_project_f32(const float *x, const float *panel, size_t n, float *y, size_t y_stride,
+                            int first);
+
+/* The same for one row x (n) and two panels (2, n, EF_PANEL); y is (2 * EF_PANEL). */
+typedef void ef_project_row_f32(const float *x, const float *panels, size_t n, float *y, int first);
 
 /* ---- quantize: the last steps of a projected row of n values ------------ */
 /* The sum of squares in float64: element i is added to sum i mod 8, and these are added as
@@ -72,8 +92,12 @@ ef_f32_to_f64 ef_f32_to_f64_scalar, ef_f32_to_f64_avx2, ef_f32_to_f64_neon;
 ef_f64_to_f32 ef_f64_to_f32_scalar, ef_f64_to_f32_avx2, ef_f64_to_f32_neon;
 ef_f32_to_f16 ef_f32_to_f16_scalar, ef_f32_to_f16_avx2, ef_f32_to_f16_neon;
 ef_f32_to_bf16 ef_f32_to_bf16_scalar, ef_f32_to_bf16_avx2, ef_f32_to_bf16_neon;
+ef_gram_f32 ef_gram_f32_scalar, ef_gram_f32_avx2, ef_gram_f32_neon;
 ef_gram_f64 ef_gram_f64_scalar, ef_gram_f64_avx2, ef_gram_f64_neon;
+ef_peel_f32 ef_peel_f32_scalar, ef_peel_f32_avx2, ef_peel_f32_neon;
+ef_interleave_f32 ef_interleave_f32_scalar, ef_interleave_f32_avx2, ef_interleave_f32_neon;
 ef_project_f32 ef_project_f32_scalar, ef_project_f32_avx2, ef_project_f32_neon;
+ef_project_row_f32 ef_project_row_f32_scalar, ef_project_row_f32_avx2, ef_project_row_f32_neon;
 ef_squares_f32 ef_squares_f32_scalar, ef_squares_f32_avx2, ef_squares_f32_neon;
 ef_abs_max_f32 ef_abs_max_f32_scalar, ef_abs_max_f32_avx2, ef_abs_max_f32_neon;
 ef_scale_f32 ef_scale_f32_scalar, ef_scale_f32_avx2, ef_scale_f32_neon;
@@ -90,8 +114,12 @@ typedef struct ef_kernels {
     ef_f64_to_f32 *f64_to_f32;
     ef_f32_to_f16 *f32_to_f16;
     ef_f32_to_bf16 *f32_to_bf16;
+    ef_gram_f32 *gram_f32;
     ef_gram_f64 *gram_f64;
+    ef_peel_f32 *peel_f32;
+    ef_interleave_f32 *interleave_f32;
     ef_project_f32 *project_f32;
+    ef_project_row_f32 *project_row_f32;
     ef_squares_f32 *squares_f32;
     ef_abs_max_f32 *abs_max_f32;
     ef_scale_f32 *scale_f32;

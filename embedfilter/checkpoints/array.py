@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from embedfilter.checkpoints.encodings import FLOATS, decode
-from embedfilter.checkpoints.unembedding import Unembedding
+from embedfilter.checkpoints.unembedding import MAX_HIDDEN_SIZE, Unembedding
 from embedfilter.tensors import is_torch, tensor_to_array
 
 if TYPE_CHECKING:
@@ -83,6 +83,11 @@ def open_array(source: Any, *, argument: str = "source") -> Unembedding:
             f"{argument}: expected an array of shape (vocabulary, hidden size), "
             f"found shape {array.shape}"
         )
+    if array.shape[1] > MAX_HIDDEN_SIZE:
+        raise ValueError(
+            f"{argument}: expected a hidden size of at most {MAX_HIDDEN_SIZE}, "
+            f"found {array.shape[1]}"
+        )
     return Unembedding(
         ArrayRows(array, dtype),
         source="array",
@@ -105,6 +110,10 @@ def _from_array_like(source: Any, argument: str) -> NDArray[Any]:
         return np.asarray(source)
     except ValueError as error:  # rows of different lengths
         raise ValueError(f"{argument}: expected an array of two dimensions: {error}") from error
+    except (TypeError, RuntimeError) as error:  # from what is in a list, such as torch tensors
+        raise TypeError(
+            f"{argument}: expected an array, found a {type(source).__name__} that is none: {error}"
+        ) from error
 
 
 def _from_torch(tensor: Any, argument: str) -> NDArray[Any]:

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from embedfilter.atomic import file_kind
 from embedfilter.errors import CheckpointError
 
 if TYPE_CHECKING:
@@ -53,8 +54,11 @@ class InputFile:
         self.path = path
         try:
             # Opening a FIFO would wait for a writer, and a device never ends.
-            if not stat.S_ISREG(path.stat().st_mode):
-                raise CheckpointError(f"{path}: not a regular file")
+            mode = path.stat().st_mode
+            if not stat.S_ISREG(mode):
+                raise CheckpointError(
+                    f"{path}: not a regular file: expected one, found a {file_kind(mode)}"
+                )
             self._file = path.open("rb", buffering=0)
         except OSError as error:
             raise CheckpointError(f"{path}: cannot be opened: {error.strerror}") from error

@@ -333,9 +333,10 @@ def open_gguf(path: Path, *, source: str, tensor: str | None = None) -> Unembedd
 
 def _read_counts(cursor: _Cursor) -> tuple[int, int]:
     """Read up to the metadata; return the numbers of tensors and of metadata pairs."""
-    magic = cursor.take(4, "the magic number") if cursor.remaining >= 4 else b""
+    magic = cursor.take(min(4, cursor.remaining), "the magic number")
     if magic != b"GGUF":
-        raise cursor.error(f"not a GGUF file: expected it to start with b'GGUF', found {magic!r}")
+        found = repr(magic) if magic else "an empty file"
+        raise cursor.error(f"not a GGUF file: expected it to start with b'GGUF', found {found}")
     version = cursor.scalar("I", "the version")
     if version not in (2, 3):
         if version & 0xFFFF == 0 and version:

@@ -25,6 +25,11 @@ _INDEX = "model.safetensors.index.json"
 _PICKLES = (".bin", ".pt", ".pth", ".ckpt", ".pkl", ".pickle")
 _ARRAY_FILES = (".npy", ".npz")
 _HUB_ID = re.compile(r"[\w.-]+/[\w.-]+")
+_URL = re.compile(r"[a-z][a-z0-9+.-]*://", re.IGNORECASE)
+_FORMATS = (
+    "a safetensors file, the index of a sharded checkpoint (.safetensors.index.json), "
+    "a GGUF file or a folder that holds one of these"
+)
 
 
 def open_unembedding(
@@ -85,6 +90,8 @@ def _check_exists(path: Path, given: str) -> None:
                 "; if it is a Hugging Face Hub id: these are not supported in this version, "
                 "download the model and pass its folder"
             )
+        elif _URL.match(given):
+            hint = "; only local files are read in this version, download it and pass its path"
         raise CheckpointError(f"{given!r}: no such file or folder{hint}")
 
 
@@ -98,16 +105,23 @@ def _open_file(path: Path, source: str, tensor: str | None) -> Unembedding:
         )
     if suffix == ".json":
         return open_index(path, source=source, tensor=tensor)
-    if suffix == ".gguf" or (suffix != ".safetensors" and _starts_as_gguf(path)):
+    if suffix == ".gguf":
         return open_gguf(path, source=source, tensor=tensor)
-    # Files of the Hub's cache have no ending; safetensors have no magic number.
+    if suffix != ".safetensors":  # files of the Hub's cache have no ending
+        start = _first_bytes(path)
+        if start.startswith(b"GGUF"):
+            return open_gguf(path, source=source, tensor=tensor)
+        # Safetensors have no magic number, but after the header's length comes a brace.
+        if start[8:9] != b"{" and not start.startswith(b"version "):  # a Git LFS pointer
+            found = f"a file that starts with {start!r}" if start else "an empty file"
+            raise CheckpointError(f"{path}: not a checkpoint: expected {_FORMATS}, found {found}")
     return open_safetensors(path, source=source, tensor=tensor)
 
 
-def _starts_as_gguf(path: Path) -> bool:
+def _first_bytes(path: Path) -> bytes:
     file = InputFile(path)
     try:
-        return file.size >= 4 and file.read(0, 4).tobytes() == b"GGUF"
+        return file.read(0, min(file.size, 16)).tobytes()
     finally:
         file.close()
 

@@ -43,6 +43,8 @@ __all__ = ["SafetensorsFile", "ShardedFolder", "open_index", "open_safetensors"]
 
 # The format's own limit; an index has none and is held to the same.
 _MAX_HEADER = 100_000_000
+# Of the metadata; other files may have one of them or another.
+_FILTER_KEYS = {"format_version", "kind", "d", "k"}
 _DTYPE_BITS = {
     "BOOL": 8,
     "F4": 4,
@@ -126,6 +128,11 @@ class SafetensorsFile:
     def shape(self, name: str) -> tuple[int, ...]:
         """Return the shape of a tensor."""
         return self.tensors[name].shape
+
+    @property
+    def is_filter(self) -> bool:
+        """Whether this is not a checkpoint but a filter that `EmbedFilter.save` has written."""
+        return self.metadata.keys() >= _FILTER_KEYS and "components" in self.tensors
 
     def holder(self, name: str) -> SafetensorsFile:
         """Return the file that holds a tensor: this one."""
@@ -233,7 +240,14 @@ def open_safetensors(
     Unembedding
         The open matrix.
     """
-    return _open(SafetensorsFile(path), source, tensor, facts)
+    file = SafetensorsFile(path)
+    if file.is_filter:
+        file.close()
+        raise CheckpointError(
+            f"{path}: this is a filter, not a checkpoint: expected a model's weights, found what "
+            "'embedfilter fit' writes"
+        )
+    return _open(file, source, tensor, facts)
 
 
 def open_index(path: Path, *, source: str, tensor: str | None = None) -> Unembedding:

@@ -19,7 +19,10 @@ if TYPE_CHECKING:
 
     from embedfilter.checkpoints.files import InputFile
 
-__all__ = ["FileRows", "StoredRows", "Unembedding", "head_shape"]
+__all__ = ["MAX_HIDDEN_SIZE", "FileRows", "StoredRows", "Unembedding", "head_shape"]
+
+MAX_HIDDEN_SIZE = 32766
+"""The widest matrix there is a decomposition for: the sizes of LAPACK's workspace are 32-bit."""
 
 # Decoded bytes of a block: large beside the cost of a call, small beside the matrix.
 _BLOCK_BYTES = 16 << 20
@@ -109,7 +112,17 @@ def head_shape(where: str, name: str, shape: tuple[int, ...]) -> tuple[int, int]
             f"many rows as columns, found {n_rows} rows and {n_columns} columns; it may be "
             "transposed"
         )
+    if n_columns > MAX_HIDDEN_SIZE:
+        raise CheckpointError(
+            f"{where}: tensor {shown(name)}: expected a hidden size of at most {MAX_HIDDEN_SIZE}, "
+            f"found {n_columns}"
+        )
     return n_rows, n_columns
+
+
+def _encodable(text: str) -> str:
+    """Return text that encodes to UTF-8: lone surrogates become escapes."""
+    return text.encode("utf-8", "backslashreplace").decode("utf-8")
 
 
 class Unembedding:
@@ -128,7 +141,8 @@ class Unembedding:
     Attributes
     ----------
     source : str
-        The path as it was given, or "array".
+        The path as it was given, or "array". Bytes of it that are not UTF-8 are written as
+        escapes, so that it can be stored anywhere; so are those of `name`.
     name : str
         The tensor's name, or "array".
     shape : tuple of int
@@ -155,8 +169,8 @@ class Unembedding:
         self._stored = stored
         self._fingerprint: str | None = None
         self._closed = False
-        self.source = source
-        self.name = name
+        self.source = _encodable(source)
+        self.name = _encodable(name)
         self.shape = shape
         self.dtype = dtype
         self.tied = tied
@@ -194,8 +208,8 @@ class Unembedding:
     def blocks(self, n_rows: int | None = None) -> Iterator[tuple[int, NDArray[Any]]]:
         """Iterate over all rows in order.
 
-        Only one block is held at a time, so the memory needed does not grow
-        with the matrix.
+        While one block is in use the next is read in the background; no more
+        are held, so the memory needed does not grow with the matrix.
 
         Parameters
         ----------
@@ -248,12 +262,24 @@ class Unembedding:
         self.close()
 
     def _iterate(self, n_rows: int) -> Iterator[tuple[int, NDArray[Any]]]:
+        from concurrent.futures import ThreadPoolExecutor  # noqa: PLC0415 (light import)
+
         digest = hashlib.sha256()
-        for start in range(0, self.shape[0], n_rows):
+
+        def load(start: int) -> NDArray[Any]:
             self._check_open()
             raw = self._stored.read(start, min(start + n_rows, self.shape[0]))
             digest.update(raw.reshape(-1).data)
-            yield start, self._stored.decode(raw, start)
+            return self._stored.decode(raw, start)
+
+        # While the caller works on a block, the next is read, hashed and decoded.
+        with ThreadPoolExecutor(max_workers=1, thread_name_prefix="embedfilter") as reader:
+            ahead = reader.submit(load, 0)
+            for start in range(0, self.shape[0], n_rows):
+                rows = ahead.result()
+                if start + n_rows < self.shape[0]:
+                    ahead = reader.submit(load, start + n_rows)
+                yield start, rows
         self._fingerprint = digest.hexdigest()
 
     def _default_block(self) -> int:

@@ -1,0 +1,133 @@
+/* What this machine can do at most: float32 fused multiply-adds a second, and bytes read a
+ * second from a buffer of a given size, on a given number of threads.
+ *
+ *   machine_limits fma THREADS            prints flop/s
+ *   machine_limits read THREADS BYTES     prints bytes/s; each thread reads its own part
+ */
+#include <pthread.h>
+#include <stdint.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <time.h>
+
+#if defined(__x86_64__)
+#include <immintrin.h>
+enum { LANES = 8 };
+typedef __m256 vector;
+#define TARGET __attribute__((target("avx2,fma")))
+#define SPLAT(x) _mm256_set1_ps(x)
+#define FMA(a, b, c) _mm256_fmadd_ps(a, b, c)
+#define LOAD(p) _mm256_load_ps(p)
+#define ADD(a, b) _mm256_add_ps(a, b)
+#define STORE(p, v) _mm256_storeu_ps(p, v)
+#else
+#include <arm_neon.h>
+enum { LANES = 4 };
+typedef float32x4_t vector;
+#define TARGET
+#define SPLAT(x) vdupq_n_f32(x)
+#define FMA(a, b, c) vfmaq_f32(c, a, b)
+#define LOAD(p) vld1q_f32(p)
+#define ADD(a, b) vaddq_f32(a, b)
+#define STORE(p, v) vst1q_f32(p, v)
+#endif
+
+enum { CHAINS = 12, REPEATS = 15 };
+static const double SECONDS = 0.05; /* of one repeat */
+
+static double now(void) {
+    struct timespec t;
+    clock_gettime(CLOCK_MONOTONIC, &t);
+    return (double)t.tv_sec + 1e-9 * (double)t.tv_nsec;
+}
+
+typedef struct work {
+    const float *data; /* (n) or NULL for multiply-adds */
+    size_t n;
+    size_t rounds;
+    float sink[LANES];
+} work;
+
+/* CHAINS independent chains, long enough to hide their latency. */
+TARGET static void multiply_add(work *w) {
+    /* Different numbers, or the compiler would do equal chains once. */
+    vector s0 = SPLAT(0), s1 = SPLAT(1), s2 = SPLAT(2), s3 = SPLAT(3), s4 = SPLAT(4);
+    vector s5 = SPLAT(5), s6 = SPLAT(6), s7 = SPLAT(7), s8 = SPLAT(8), s9 = SPLAT(9);
+    vector s10 = SPLAT(10), s11 = SPLAT(11);
+    const vector a = SPLAT(0.999999f), b = SPLAT(1e-6f);
+    for (size_t i = 0; i < w->rounds; i++) {
+        s0 = FMA(s0, a, b), s1 = FMA(s1, a, b), s2 = FMA(s2, a, b), s3 = FMA(s3, a, b);
+        s4 = FMA(s4, a, b), s5 = FMA(s5, a, b), s6 = FMA(s6, a, b), s7 = FMA(s7, a, b);
+        s8 = FMA(s8, a, b), s9 = FMA(s9, a, b), s10 = FMA(s10, a, b), s11 = FMA(s11, a, b);
+    }
+    s0 = ADD(ADD(ADD(s0, s1), ADD(s2, s3)), ADD(ADD(s4, s5), ADD(s6, s7)));
+    STORE(w->sink, ADD(s0, ADD(ADD(s8, s9), ADD(s10, s11))));
+}
+
+TARGET static void read_all(work *w) {
+    vector s0 = SPLAT(0), s1 = s0, s2 = s0, s3 = s0, s4 = s0, s5 = s0, s6 = s0, s7 = s0;
+    for (size_t round = 0; round < w->rounds; round++) {
+        for (const float *p = w->data; p < w->data + w->n; p += 8 * LANES) {
+            s0 = ADD(s0, LOAD(p)), s1 = ADD(s1, LOAD(p + LANES));
+            s2 = ADD(s2, LOAD(p + 2 * LANES)), s3 = ADD(s3, LOAD(p + 3 * LANES));
+            s4 = ADD(s4, LOAD(p + 4 * LANES)), s5 = ADD(s5, LOAD(p + 5 * LANES));
+            s6 = ADD(s6, LOAD(p + 6 * LANES)), s7 = ADD(s7, LOAD(p + 7 * LANES));
+        }
+    }
+    STORE(w->sink, ADD(ADD(ADD(s0, s1), ADD(s2, s3)), ADD(ADD(s4, s5), ADD(s6, s7))));
+}
+
+static void *run(void *w) {
+    if (((work *)w)->data == NULL)
+        multiply_add(w);
+    else
+        read_all(w);
+    return NULL;
+}
+
+/* Seconds for all threads to do their rounds. */
+static double timed(work *works, int n_threads, size_t rounds) {
+    pthread_t threads[64];
+    const double start = now();
+    for (int i = 0; i < n_threads; i++) {
+        works[i].rounds = rounds;
+        pthread_create(&threads[i], NULL, run, &works[i]);
+    }
+    for (int i = 0; i < n_threads; i++)
+        pthread_join(threads[i], NULL);
+    return now() - start;
+}
+
+int main(int argc, char **argv) {
+    const int fma = argc == 3 && strcmp(argv[1], "fma") == 0;
+    if (!fma && !(argc == 4 && strcmp(argv[1], "read") == 0))
+        return 2;
+    const int n_threads = atoi(argv[2]);
+    if (n_threads < 1 || n_threads > 64)
+        return 2;
+    work works[64] = {0};
+    double amount = 2.0 * LANES * CHAINS * n_threads; /* flop or bytes of one round */
+    if (!fma) {
+        const size_t part = (size_t)atoll(argv[3]) / (size_t)n_threads / 256 * 256;
+        amount = (double)part * n_threads;
+        for (int i = 0; i < n_threads; i++) {
+            void *memory = NULL;
+            if (posix_memalign(&memory, 4096, part) != 0)
+                return 1;
+            memset(memory, 0, part);
+            works[i].data = memory;
+            works[i].n = part / sizeof(float);
+        }
+    }
+    size_t rounds = 1;
+    while (timed(works, n_threads, rounds) < SECONDS)
+        rounds *= 2;
+    double best = 1e30;
+    for (int i = 0; i < REPEATS; i++) {
+        const double seconds = timed(works, n_threads, rounds);
+        best = seconds < best ? seconds : best;
+    }
+    printf("%.6g\n", amount * (double)rounds / best);
+    return 0;
+}

@@ -1,0 +1,119 @@
+"""What the benchmarks share: equal threads, the machine's limits, interleaved medians, JSON.
+
+Import it before NumPy: it sets the number of threads that BLAS libraries read when they are
+loaded, from ``BENCHMARK_THREADS`` (2 if it is not set).
+"""
+
+from __future__ import annotations
+
+import os
+
+N_THREADS = int(os.environ.get("BENCHMARK_THREADS", "2"))
+for _variable in ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"):
+    os.environ[_variable] = str(N_THREADS)
+
+import importlib.metadata  # noqa: E402
+import json  # noqa: E402
+import platform  # noqa: E402
+import statistics  # noqa: E402
+import subprocess  # noqa: E402
+import sys  # noqa: E402
+import tempfile  # noqa: E402
+import time  # noqa: E402
+from collections.abc import Callable  # noqa: E402
+from datetime import datetime, timezone  # noqa: E402
+from pathlib import Path  # noqa: E402
+from typing import Any  # noqa: E402
+
+import embedfilter  # noqa: E402
+
+RESULTS = Path(__file__).parent / "results"
+PACKAGES = ("numpy", "torch", "faiss-cpu", "scikit-learn", "scipy", "sentence-transformers")
+
+
+def machine() -> dict[str, Any]:
+    """Return what a figure depends on: processor, instruction set, threads, versions."""
+    versions = {"python": platform.python_version(), "embedfilter": embedfilter.__version__}
+    for package in PACKAGES:
+        try:
+            versions[package] = importlib.metadata.version(package)
+        except importlib.metadata.PackageNotFoundError:
+            continue
+    return {
+        "date": datetime.now(timezone.utc).isoformat(timespec="seconds"),
+        "cpu": _cpu_name(),
+        "system": platform.platform(),
+        "isa": embedfilter.get_isa(),
+        "threads": N_THREADS,
+        "versions": versions,
+    }
+
+
+def _cpu_name() -> str:
+    try:
+        for line in Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines():
+            if line.startswith("model name"):
+                return line.partition(":")[2].strip()
+    except OSError:
+        pass
+    return platform.processor() or platform.machine()
+
+
+class Limits:
+    """The machine's limits, measured in this run by machine_limits.c, which is built for it."""
+
+    def __init__(self) -> None:
+        self._folder = tempfile.TemporaryDirectory()
+        self._program = Path(self._folder.name) / "machine_limits"
+        source = Path(__file__).with_name("machine_limits.c")
+        subprocess.run(["cc", "-O2", "-pthread", str(source), "-o", str(self._program)], check=True)
+
+    def flops(self, n_threads: int = N_THREADS) -> float:
+        """Return float32 operations a second, a fused multiply-add being two."""
+        return self._run("fma", str(n_threads))
+
+    def read(self, n_bytes: int, n_threads: int = N_THREADS) -> float:
+        """Return bytes a second read from a buffer of this size, again and again."""
+        return self._run("read", str(n_threads), str(n_bytes))
+
+    def _run(self, *arguments: str) -> float:
+        command = [str(self._program), *arguments]
+        return float(subprocess.run(command, check=True, capture_output=True, text=True).stdout)
+
+
+def interleaved(
+    functions: dict[str, Callable[[], object]], *, repeats: int, seconds: float = 0.02
+) -> dict[str, float]:
+    """Time functions in turn, round after round, and return the median seconds of each.
+
+    Parameters
+    ----------
+    functions : dict of callables
+    repeats : int
+        Rounds. What disturbs the machine for a while disturbs all alike.
+    seconds : float
+        In each round a fast function is called often enough to take so long.
+    """
+    calls = {}
+    for name, function in functions.items():
+        function()  # warm
+        start = time.perf_counter()
+        function()
+        calls[name] = max(1, int(seconds / max(time.perf_counter() - start, 1e-7)))
+    times: dict[str, list[float]] = {name: [] for name in functions}
+    for _ in range(repeats):
+        for name, function in functions.items():
+            start = time.perf_counter()
+            for _ in range(calls[name]):
+                function()
+            times[name].append((time.perf_counter() - start) / calls[name])
+    return {name: statistics.median(values) for name, values in times.items()}
+
+
+def write(name: str, report: dict[str, Any]) -> Path:
+    """Write a report as JSON into results/ and return its path."""
+    RESULTS.mkdir(exist_ok=True)
+    path = RESULTS / f"{name}.json"
+    path.write_text(json.dumps(report, indent=1) + "\n", encoding="utf-8")
+    print(f"wrote {path}", file=sys.stderr)
+    return path
