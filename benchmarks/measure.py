@@ -12,20 +12,20 @@ N_THREADS = int(os.environ.get("BENCHMARK_THREADS", "2"))
 for _variable in ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"):
     os.environ[_variable] = str(N_THREADS)
 
-import importlib.metadata  # noqa: E402
-import json  # noqa: E402
-import platform  # noqa: E402
-import statistics  # noqa: E402
-import subprocess  # noqa: E402
-import sys  # noqa: E402
-import tempfile  # noqa: E402
-import time  # noqa: E402
-from collections.abc import Callable  # noqa: E402
-from datetime import datetime, timezone  # noqa: E402
-from pathlib import Path  # noqa: E402
-from typing import Any  # noqa: E402
+import importlib.metadata
+import json
+import platform
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable
+from datetime import datetime, timezone
+from pathlib import Path
+from typing import Any
 
-import embedfilter  # noqa: E402
+import embedfilter
 
 RESULTS = Path(__file__).parent / "results"
 PACKAGES = ("numpy", "torch", "faiss-cpu", "scikit-learn", "scipy", "sentence-transformers")
