@@ -15,7 +15,7 @@
 
 enum {
     BLOCK_ROWS = 96,       /* rows that share one pass over the filter, a multiple of EF_TILE */
-    FEW_ROWS = 64,         /* up to so many, threads share the panels */
+    FEW_ROWS = 24,         /* up to so many, threads share the panels */
     THREAD_WORK = 1 << 20, /* multiply-adds that are worth a thread */
 };
 
@@ -144,17 +144,30 @@ static void gather(const job *j, size_t first, size_t n, block b) {
     }
 }
 
-/* y = x times panels `begin` to `end` of the filter, for n rows in b. */
+/* Fetches bytes into the L2 cache. */
+static void prefetch(const char *from, size_t bytes) {
+    for (size_t i = 0; i < bytes; i += 64)
+        __builtin_prefetch(from + i, 0, 2);
+}
+
+/* y = x times panels `begin` to `end` of the filter, for n rows in b. While a panel is used,
+ * tile after tile, the next one is fetched, a share with each tile. */
 static void multiply(const job *j, size_t n, block b, size_t begin, size_t end) {
     const ef_filter *f = j->filter;
-    const size_t padded = padded_k(f);
+    const size_t padded = padded_k(f), n_tiles = (n + EF_TILE - 1) / EF_TILE;
     for (size_t first = 0; first < f->d; first += EF_RUN) {
         const size_t run = least(EF_RUN, f->d - first);
+        const size_t panel_bytes = run * EF_PANEL * sizeof(float);
+        const size_t share = panel_bytes / n_tiles + 1;
         for (size_t p = begin; p < end; p++) {
             const float *panel = panel_at(f, first, run, p);
-            for (size_t r = 0; r < n; r += EF_TILE)
+            const char *next = (const char *)panel + panel_bytes;
+            for (size_t t = 0; t < n_tiles; t++) {
+                prefetch(next + t * share, share);
+                const size_t r = t * EF_TILE;
                 j->kernels->project_f32(b.tiles + r * f->d + first * EF_TILE, panel, run,
                                         b.y + r * padded + p * EF_PANEL, padded, first == 0);
+            }
         }
     }
 }

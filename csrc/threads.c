@@ -10,7 +10,7 @@
 #include <time.h>
 
 enum { MAX_WORKERS = 255 };
-static const long SPIN_NANOSECONDS = 50000;
+static const long SPIN_NANOSECONDS = 300000;
 
 static struct {
     pthread_mutex_t mutex;

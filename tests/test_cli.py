@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import fcntl
+import itertools
 import json
 import os
 import signal
@@ -118,13 +119,16 @@ def spectrum_line(text: str) -> str:
     return line.removeprefix("singular_values").strip()
 
 
-@pytest.mark.parametrize("n_components", [1, 2, 31, 63, 64])
-@pytest.mark.parametrize("kind", ["edge", "head", "tail", "mid", "random", "identity"])
+@pytest.mark.parametrize(
+    ("kind", "n_components"),
+    [
+        ("identity", 64),
+        *itertools.product(("edge", "head", "tail", "mid", "random"), (1, 2, 31, 63, 64)),
+    ],
+)
 def test_the_spectrum_marks_what_is_kept(
     checkpoint: Path, monkeypatch: pytest.MonkeyPatch, kind: str, n_components: int
 ) -> None:
-    if kind == "identity" and n_components < 64:
-        pytest.skip("identity keeps all")
     f = EmbedFilter.from_checkpoint(checkpoint, kind=kind, n_components=n_components)
     line = _spectrum_line(f)
     assert f"{n_components} of 64 kept" in line
