@@ -28,6 +28,7 @@ from typing import Any
 import embedfilter
 
 RESULTS = Path(__file__).parent / "results"
+REST_SECONDS = 0.05
 PACKAGES = ("numpy", "torch", "faiss-cpu", "scikit-learn", "scipy", "sentence-transformers")
 
 
@@ -93,6 +94,9 @@ def interleaved(
         Rounds. What disturbs the machine for a while disturbs all alike.
     seconds : float
         In each round a fast function is called often enough to take so long.
+
+    Before its turn comes a rest and a call that is not timed: the threads of the library whose
+    turn it was spin for a while on the processors before they sleep.
     """
     calls = {}
     for name, function in functions.items():
@@ -103,6 +107,8 @@ def interleaved(
     times: dict[str, list[float]] = {name: [] for name in functions}
     for _ in range(repeats):
         for name, function in functions.items():
+            time.sleep(REST_SECONDS)
+            function()
             start = time.perf_counter()
             for _ in range(calls[name]):
                 function()

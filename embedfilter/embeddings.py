@@ -9,9 +9,17 @@ from numpy.typing import NDArray
 
 from embedfilter.tensors import is_torch, tensor_to_array
 
-__all__ = ["as_embeddings", "bad_rows_message", "check_output", "output_dtype", "quantization"]
+__all__ = [
+    "as_embeddings",
+    "bad_rows_message",
+    "check_output",
+    "core_view",
+    "output_dtype",
+    "quantization",
+]
 
 _FLOATS = ("float16", "bfloat16", "float32", "float64")
+_NATIVE = frozenset(np.dtype(name) for name in ("float16", "float32", "float64"))
 _PRECISIONS = ("float32", "float16", "bfloat16", "int8", "uint8", "ubinary")
 _SHOWN_ROWS = 5
 
@@ -47,6 +55,10 @@ def as_embeddings(
     ValueError
         For another shape.
     """
+    if type(X) is np.ndarray and X.dtype in _NATIVE and X.ndim == 2 and X.shape[1] == d:
+        flags = X.flags
+        if flags.c_contiguous and flags.aligned:
+            return X, X  # by far the most frequent: no more to ask
     given = array = _as_array(X, name)
     if array.dtype.name not in _FLOATS:
         hint = ""
@@ -92,6 +104,13 @@ def _from_torch(X: Any, name: str) -> NDArray[Any]:
         return tensor_to_array(X)
     except TypeError as error:
         raise TypeError(f"{name}: {error}") from None
+
+
+def core_view(rows: NDArray[Any]) -> NDArray[Any]:
+    """Return bfloat16 as the uint16 that the C core takes for it, other types as they are."""
+    if rows.dtype in _NATIVE or rows.dtype.itemsize == 1:
+        return rows
+    return rows.view(np.uint16)
 
 
 def bad_rows_message(array: NDArray[Any], name: str = "X") -> str:

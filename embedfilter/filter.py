@@ -16,6 +16,7 @@ from embedfilter.embeddings import (
     as_embeddings,
     bad_rows_message,
     check_output,
+    core_view,
     output_dtype,
     quantization,
 )
@@ -25,7 +26,6 @@ from embedfilter.spectrum import (
     SpectrumError,
     check_cuts,
     check_n_components,
-    core_view,
     kept_directions,
     resolve_n_components,
 )

@@ -13,6 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from embedfilter import _core
+from embedfilter.embeddings import core_view
 
 if TYPE_CHECKING:
     from embedfilter.checkpoints import Unembedding
@@ -197,11 +198,6 @@ def _with_progress(
         for start, rows in blocks:
             yield start, rows
             bar.update(len(rows))
-
-
-def core_view(rows: NDArray[Any]) -> NDArray[Any]:
-    """Return bfloat16 as the uint16 that the C core takes for it, other types as they are."""
-    return rows.view(np.uint16) if rows.dtype.name == "bfloat16" else rows
 
 
 def _fix_signs(directions: NDArray[np.float64]) -> None:

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 import embedfilter
 from embedfilter import _core
-from embedfilter.spectrum import core_view
+from embedfilter.embeddings import core_view
 
 WIDTHS = (1, 2, 3, 4, 5, 7, 8, 9, 11, 12, 13, 15, 16, 17, 23, 24, 25, 31, 32, 33, 47, 48, 49, 63,
           64, 65, 95, 96, 97, 127, 128, 129, 255, 256, 257, 300)  # fmt: skip

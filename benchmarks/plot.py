@@ -1,0 +1,69 @@
+"""Pictures of the results: ``python benchmarks/plot.py`` draws each results/*.json as a PNG."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import matplotlib
+
+matplotlib.use("Agg")
+import matplotlib.pyplot as plt
+
+RESULTS = Path(__file__).parent / "results"
+OURS, OTHERS = "#1b6ca8", "#b8b8b8"
+
+
+def project(report: dict[str, Any]) -> plt.Figure:
+    """Draw how many times faster than each peer float32 rows are filtered, by rows."""
+    rows = [row for row in report["rows"] if row["case"] == "float32"]
+    shapes = sorted({(row["d"], row["k"]) for row in rows})
+    figure, axes = plt.subplots(1, len(shapes), figsize=(5 * len(shapes), 3.4), squeeze=False)
+    for ax, (d, k) in zip(axes[0], shapes, strict=True):
+        some = [row for row in rows if row["d"] == d]
+        for peer in some[0]["seconds"]:
+            if peer != "embedfilter":
+                times = [row["seconds"][peer] / row["seconds"]["embedfilter"] for row in some]
+                ax.plot([row["n"] for row in some], times, marker="o", label=peer)
+        ax.axhline(1, color=OURS, label="embedfilter")
+        ax.set(xscale="log", xlabel="rows", ylabel="time, embedfilter = 1", title=f"{d} to {k}")
+        ax.set_ylim(bottom=0)
+        ax.legend(frameon=False, fontsize=8)
+    return figure
+
+
+def fit(report: dict[str, Any]) -> plt.Figure:
+    """Draw the seconds from file to filter of each method, by shape."""
+    fits = report["fits"]
+    figure, axes = plt.subplots(1, len(fits), figsize=(3.6 * len(fits), 2.6), squeeze=False)
+    for ax, row in zip(axes[0], fits, strict=True):
+        methods = row["methods"]
+        seconds = [figures["seconds"] for figures in methods.values()]
+        colours = [OURS if name == "embedfilter" else OTHERS for name in methods]
+        bars = ax.barh(list(methods), seconds, color=colours)
+        ax.bar_label(bars, [f"{s:.2f} s" for s in seconds], padding=3)
+        ax.set(title=f"{row['V']} x {row['d']}", xlim=(0, 1.3 * max(seconds)))
+        ax.invert_yaxis()
+        ax.spines[["top", "right"]].set_visible(False)
+    return figure
+
+
+def main() -> None:
+    """Draw a picture of each report that there is."""
+    for name, draw in (("project", project), ("fit", fit)):
+        path = RESULTS / f"{name}.json"
+        if path.exists():
+            report = json.loads(path.read_text(encoding="utf-8"))
+            figure = draw(report)
+            machine = report["machine"]
+            figure.suptitle(
+                f"{machine['cpu']}, {machine['threads']} threads, {machine['isa']}", fontsize=9
+            )
+            figure.tight_layout()
+            figure.savefig(path.with_suffix(".png"), dpi=110)
+            print(f"wrote {path.with_suffix('.png')}")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,30 @@
+"""All benchmarks, then their pictures: ``python benchmarks/run.py [--short | --large]``.
+
+--short takes under two minutes; --large adds the head of an 8B model to the fits, which keeps
+the peers busy for many minutes.
+"""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+
+FOLDER = Path(__file__).parent
+
+
+def main() -> None:
+    """Run each benchmark in a process of its own."""
+    options = sys.argv[1:]
+    if not set(options) <= {"--short", "--large"}:
+        sys.exit(__doc__)
+    size = ["--short"] if "--short" in options else []
+    large = ["--large"] if "--large" in options else []
+    subprocess.run([sys.executable, FOLDER / "project.py", *size], check=True)
+    subprocess.run([sys.executable, FOLDER / "fit.py", *size, *large], check=True)
+    if not size:
+        subprocess.run([sys.executable, FOLDER / "plot.py"], check=True)
+
+
+if __name__ == "__main__":
+    main()
