@@ -20,6 +20,7 @@ import re
 import statistics
 import tempfile
 import time
+from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -45,6 +46,7 @@ def write_head(path: Path, V: int, d: int) -> None:
     header = json.dumps(
         {"lm_head.weight": {"dtype": "BF16", "shape": [V, d], "data_offsets": [0, 2 * V * d]}}
     ).encode()
+    header += b" " * (-len(header) % 8)  # the peers map the numbers, which must be aligned
     with path.open("wb") as file:
         file.write(len(header).to_bytes(8, "little") + header)
         for start in range(0, V, 8192):
@@ -87,7 +89,7 @@ def bulk(method: str, path: Path, V: int, d: int) -> NDArray[np.float64]:
     return vectors.T[::-1][first : first + k]
 
 
-def run(method: str, path: Path, V: int, d: int, results: Any) -> None:
+def run(method: str, path: Path, V: int, d: int) -> tuple[float, int, NDArray[Any]]:
     """Time one method in this process."""
     if method == "torch svd":
         import torch  # noqa: F401 - not part of the time
@@ -97,18 +99,14 @@ def run(method: str, path: Path, V: int, d: int, results: Any) -> None:
     start = time.perf_counter()
     components = bulk(method, path, V, d)
     seconds = time.perf_counter() - start
-    results.put((seconds, peak_bytes() - idle, components))
+    return seconds, peak_bytes() - idle, components
 
 
 def measured(method: str, path: Path, V: int, d: int) -> tuple[float, int, NDArray[Any]]:
     """Run one method in a fresh process."""
     context = multiprocessing.get_context("spawn")
-    results = context.Queue()
-    process = context.Process(target=run, args=(method, path, V, d, results))
-    process.start()
-    result: tuple[float, int, NDArray[Any]] = results.get()
-    process.join()
-    return result
+    with ProcessPoolExecutor(max_workers=1, mp_context=context) as process:
+        return process.submit(run, method, path, V, d).result()
 
 
 def gram_flops(d: int) -> float:
