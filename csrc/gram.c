@@ -7,7 +7,7 @@
  * and runs begin at multiples of EF_RUN rows of the stream, so that neither threads nor the
  * caller's blocks change a bit.
  *
- * Accuracy in float32 (ef_gram_new's `exact` false). What is lost is relative to the largest
+ * Accuracy in float32 (ef_gram_new's p > 0). What is lost is relative to the largest
  * numbers summed, and a head's largest singular value is 25 to 1000 times those of the bulk.
  * So the few dominant directions P are taken out first: w = r + P^T a with a = P w. Then
  *

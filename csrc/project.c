@@ -82,7 +82,7 @@ typedef struct job {
     size_t row_bytes;
     size_t block_rows;     /* a multiple of EF_TILE */
     float *scratch;        /* one block for each slot: see block_at */
-    atomic_size_t next;    /* the next row, or panel, to be done */
+    atomic_size_t next;    /* the next row, to be done */
     atomic_size_t bad_row; /* the first row that failed, n while there is none */
 } job;
 

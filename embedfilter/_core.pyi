@@ -1,9 +1,7 @@
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-
-_Precision = Literal["float32", "float16", "bfloat16", "int8", "uint8", "ubinary"] | str
 
 def available_isas() -> tuple[str, ...]: ...
 def get_isa() -> str: ...
@@ -21,7 +19,7 @@ class PackedFilter:
         self,
         x: NDArray[Any],
         out: NDArray[Any],
-        precision: _Precision,
+        precision: str,
         normalize: bool,
         starts: NDArray[np.float32] | None,
         steps: NDArray[np.float32] | None,

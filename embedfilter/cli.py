@@ -255,7 +255,7 @@ def _apply_npy(
     transform = functools.partial(
         f.transform, precision=precision, normalize=normalize, ranges=ranges, n_threads=n_threads
     )
-    with NpyReader(source) as reader:
+    with contextlib.closing(NpyReader(source)) as reader:
         n_rows, d = reader.shape
         if d != f.n_features_in:
             raise EmbedFilterError(
@@ -279,7 +279,7 @@ def _apply_npy(
             for block in reader.blocks(block_rows):
                 try:
                     result = transform(block)
-                except (ValueError, OverflowError) as error:
+                except ValueError as error:
                     raise EmbedFilterError(
                         f"{source}: rows {done} to {done + len(block) - 1}: {error}"
                     ) from None
@@ -306,7 +306,7 @@ def _read_ranges(path: Path | None, precision: str, k: int) -> Any:
             f"--ranges: expected only with --precision int8 or uint8, found {path} with"
             f" --precision {precision}"
         )
-    with NpyReader(path) as reader:
+    with contextlib.closing(NpyReader(path)) as reader:
         if reader.shape != (2, k):
             raise EmbedFilterError(
                 f"{path}: expected ranges of shape (2, {k}), found shape {reader.shape}"

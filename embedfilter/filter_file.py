@@ -15,6 +15,7 @@ The metadata are strings: format_version, kind, d, k, and those of `EmbedFilter.
 
 from __future__ import annotations
 
+import contextlib
 from pathlib import Path
 from typing import Any
 
@@ -65,7 +66,7 @@ def save_filter(f: EmbedFilter, path: Path) -> None:
 def is_filter_file(path: Path) -> bool:
     """Tell whether a file is a filter, sound or not, whatever it is called."""
     try:
-        with SafetensorsFile(path) as file:
+        with contextlib.closing(SafetensorsFile(path)) as file:
             return file.is_filter
     except CheckpointError:
         return False
@@ -74,7 +75,7 @@ def is_filter_file(path: Path) -> bool:
 def load_filter(path: Path) -> EmbedFilter:
     """Read a filter; see `EmbedFilter.load`."""
     try:
-        with SafetensorsFile(path) as file:
+        with contextlib.closing(SafetensorsFile(path)) as file:
             return _read(path, file)
     except CheckpointError as error:
         detail = str(error).removeprefix(f"{path}: ")

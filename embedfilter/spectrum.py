@@ -35,7 +35,6 @@ _SAMPLE_ROWS, _SAMPLE_GROUPS = 2048, 64
 _SUBSPACE_ITERATIONS = 4
 # Multiply-adds (V d^2) up to which float64 costs under a tenth of a second.
 _SMALL_WORK = 1 << 30
-_MOST_COLUMNS = 32766  # the C core's limit
 # Sums of squares that lose nothing at either end of float64's range.
 _LEAST_SQUARE, _LARGEST_SQUARE = 1e-280, 1e300
 # Root mean squares whose squares, and sums of them, are ordinary float32 numbers.
@@ -85,11 +84,9 @@ class Spectrum:
         SpectrumError
             If W has NaN or infinity (the message counts such rows up to the end of the block
             where the first was found), is zero, or has numbers whose squares leave float64's
-            range, or more columns than LAPACK takes.
+            range.
         """
         d = W.shape[1]
-        if d > _MOST_COLUMNS:
-            raise SpectrumError(f"expected a hidden size of at most {_MOST_COLUMNS}, found {d}")
         basis = _dominant_directions(W)
         if basis is not None:
             try:

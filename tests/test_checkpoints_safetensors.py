@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import importlib.util
 import json
@@ -121,7 +122,7 @@ def test_padded_header_and_metadata(tmp_path):
     safetensors.torch.save_file({"lm_head.weight": head("F16")}, path, {"format": "pt", "a": "é"})
     header = path.read_bytes()[8 : 8 + int.from_bytes(path.read_bytes()[:8], "little")]
     assert header.endswith(b" ")
-    with SafetensorsFile(path) as file:
+    with contextlib.closing(SafetensorsFile(path)) as file:
         assert file.metadata == {"format": "pt", "a": "é"}
         assert file.tensors["lm_head.weight"].shape == (V, D)
         assert file.read("lm_head.weight").tobytes() == head("F16").numpy().tobytes()

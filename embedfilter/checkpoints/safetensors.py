@@ -34,7 +34,6 @@ from embedfilter.errors import CheckpointError
 
 if TYPE_CHECKING:
     from pathlib import Path
-    from types import TracebackType
 
     import numpy as np
     from numpy.typing import NDArray
@@ -108,17 +107,6 @@ class SafetensorsFile:
         except BaseException:
             self.close()
             raise
-
-    def __enter__(self) -> SafetensorsFile:
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
-        self.close()
 
     @property
     def names(self) -> list[str]:
