@@ -176,6 +176,7 @@ def test_fingerprint_after_a_part_of_the_blocks_reads_all(tmp_path, monkeypatch)
     with open_unembedding(path) as W:
         blocks = W.blocks(100)
         next(blocks)
+        blocks.close()  # ends the reading ahead
         counter = ReadCounter(monkeypatch)
         fingerprint = W.fingerprint()
         assert counter.n_bytes == V * D * 4
