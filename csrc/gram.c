@@ -15,8 +15,7 @@
  *
  * holds for any a and P, exact directions or not; the parts a ride along as more columns, and
  * the products are put together in float64 at the end. */
-#include "embedfilter.h"
-#include "kernels/kernels.h"
+#include "rows.h"
 
 #include <math.h>
 #include <stdatomic.h>
@@ -40,10 +39,6 @@ struct ef_gram {
     void *panels;    /* (n_panels, capacity, EF_PANEL) float32 or, if exact, float64 */
     double *tiles;   /* (pairs, EF_PANEL, EF_PANEL): panels (i, j >= i) at j (j + 1) / 2 + i */
 };
-
-static size_t least(size_t a, size_t b) {
-    return a < b ? a : b;
-}
 
 static size_t ceil_div(size_t a, size_t b) {
     return a / b + (a % b != 0);
@@ -110,38 +105,13 @@ typedef struct packing {
     atomic_bool finite;
 } packing;
 
-static const unsigned char *row_of(ef_matrix w, size_t row) {
-    return w.data + (ptrdiff_t)row * w.stride_bytes;
-}
-
-/* A row of any type as float32. */
-static void widen_f32(const ef_kernels *kernels, ef_matrix w, size_t index, float *row) {
-    const unsigned char *source = row_of(w, index);
-    switch (w.dtype) {
-    case EF_F64:
-        kernels->f64_to_f32((const double *)source, row, w.n_cols);
-        break;
-    case EF_F32:
-        memcpy(row, source, w.n_cols * sizeof(float));
-        break;
-    case EF_F16:
-        kernels->f16_to_f32((const uint16_t *)source, row, w.n_cols);
-        break;
-    case EF_BF16:
-        kernels->bf16_to_f32((const uint16_t *)source, row, w.n_cols);
-        break;
-    }
-}
-
 /* A row of any type as float64; `room` is for n_cols float32. */
 static void widen_f64(const ef_kernels *kernels, ef_matrix w, size_t index, double *row,
                       float *room) {
-    if (w.dtype == EF_F64) {
-        memcpy(row, row_of(w, index), w.n_cols * sizeof(double));
-        return;
-    }
-    widen_f32(kernels, w, index, room);
-    kernels->f32_to_f64(room, row, w.n_cols);
+    if (w.dtype == EF_F64)
+        memcpy(row, ef_row(w, index), w.n_cols * sizeof(double));
+    else
+        kernels->f32_to_f64(ef_row_f32(kernels, w, index, room), row, w.n_cols);
 }
 
 static bool all_finite_f64(const double *values, size_t n) {
@@ -187,7 +157,9 @@ static void prepare_f32(packing *job, size_t first, size_t n, float *rows) {
     const size_t d = gram->d, p = gram->p, padded = gram->n_panels * EF_PANEL;
     for (size_t r = 0; r < n; r++) {
         float *row = rows + r * padded, *parts = row + d;
-        widen_f32(job->kernels, job->w, first + r, row);
+        const float *source = ef_row_f32(job->kernels, job->w, first + r, row);
+        if (source != row)
+            memcpy(row, source, d * sizeof(float));
         job->kernels->peel_f32(row, d, gram->basis, p, parts);
         memset(parts + p, 0, (padded - d - p) * sizeof(float));
         if (!all_finite_f32(parts, p)) /* NaN and infinity reach the parts */
@@ -203,7 +175,7 @@ static void pack_task(void *context, size_t slot) {
         const size_t first = atomic_fetch_add(&job->next, PACK_ROWS);
         if (first >= job->w.n_rows)
             return;
-        const size_t n = least(PACK_ROWS, job->w.n_rows - first);
+        const size_t n = ef_least(PACK_ROWS, job->w.n_rows - first);
         if (job->gram->exact)
             prepare_f64(job, first, n, rows);
         else
@@ -249,11 +221,11 @@ static void multiply_task(void *context, size_t index) {
     /* The last columns of tiles first: they are the longest. */
     const size_t J = (job->n_columns - 1 - index / job->n_rows) * GROUP_J;
     const size_t I = index % job->n_rows * GROUP_I;
-    const size_t j_end = least(gram->n_panels, J + GROUP_J);
-    const size_t i_end = least(j_end, I + GROUP_I);
+    const size_t j_end = ef_least(gram->n_panels, J + GROUP_J);
+    const size_t i_end = ef_least(j_end, I + GROUP_I);
     const size_t run = gram->exact ? EXACT_RUN : EF_RUN;
     for (size_t first = 0; first < gram->n_rows; first += run) {
-        const size_t n = least(run, gram->n_rows - first);
+        const size_t n = ef_least(run, gram->n_rows - first);
         for (size_t i = I; i < i_end; i++) {
             for (size_t j = J > i ? J : i; j < j_end; j++) {
                 double *tile = gram->tiles + (n_pairs(j) + i) * EF_PANEL * EF_PANEL;
@@ -293,8 +265,8 @@ ef_status ef_gram_add(ef_gram *gram, ef_matrix w, size_t n_threads, ef_detail *d
     ef_status status = EF_OK;
     for (size_t done = 0; done < w.n_rows && status == EF_OK; done += job.w.n_rows) {
         job.w = w;
-        job.w.data = row_of(w, done);
-        job.w.n_rows = least(w.n_rows - done, gram->capacity - gram->n_rows);
+        job.w.data = ef_row(w, done);
+        job.w.n_rows = ef_least(w.n_rows - done, gram->capacity - gram->n_rows);
         atomic_init(&job.next, 0);
         ef_parallel_for(n_threads, n_threads, pack_task, &job);
         gram->n_rows += job.w.n_rows;

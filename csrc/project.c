@@ -4,9 +4,8 @@
  *
  * Threads share the rows where there are many, else the panels; every number is the same
  * chain of operations either way. */
-#include "embedfilter.h"
-#include "kernels/kernels.h"
 #include "quantize.h"
+#include "rows.h"
 
 #include <math.h>
 #include <stdatomic.h>
@@ -27,10 +26,6 @@ struct ef_filter {
      * column c of panel p is component p * EF_PANEL + c. */
     float *panels;
 };
-
-static size_t least(size_t a, size_t b) {
-    return a < b ? a : b;
-}
 
 /* Panel p of the run of n inputs that begins with input `first`. */
 static float *panel_at(const ef_filter *filter, size_t first, size_t n, size_t p) {
@@ -54,7 +49,7 @@ ef_status ef_filter_new(const float *components, size_t k, size_t d, ef_filter *
     *new = (ef_filter){.k = k, .d = d, .n_used = n_used, .n_panels = n_panels, .panels = panels};
     memset(panels, 0, bytes);
     for (size_t first = 0; first < d; first += EF_RUN) {
-        const size_t n = least(EF_RUN, d - first);
+        const size_t n = ef_least(EF_RUN, d - first);
         for (size_t c = 0; c < k; c++) {
             float *column = panel_at(new, first, n, c / EF_PANEL) + c % EF_PANEL;
             for (size_t i = 0; i < n; i++)
@@ -108,37 +103,14 @@ static block block_at(const job *j, size_t slot) {
     return (block){memory, memory + EF_TILE * d, memory + (EF_TILE + j->block_rows) * d};
 }
 
-static const unsigned char *row_of(ef_matrix x, size_t row) {
-    return x.data + (ptrdiff_t)row * x.stride_bytes;
-}
-
-/* A row as float32: in place where it is, else widened or rounded into `room` (d). */
-static const float *as_f32(const ef_kernels *kernels, ef_matrix x, size_t row, float *room) {
-    const unsigned char *source = row_of(x, row);
-    switch (x.dtype) {
-    case EF_F64:
-        kernels->f64_to_f32((const double *)source, room, x.n_cols);
-        return room;
-    case EF_F32:
-        return (const float *)source;
-    case EF_F16:
-        kernels->f16_to_f32((const uint16_t *)source, room, x.n_cols);
-        return room;
-    case EF_BF16:
-        kernels->bf16_to_f32((const uint16_t *)source, room, x.n_cols);
-        return room;
-    }
-    return room;
-}
-
 /* Interleaves n rows from row `first` on; the last tile repeats its last row. */
 static void gather(const job *j, size_t first, size_t n, block b) {
     const size_t d = j->filter->d;
     for (size_t r = 0; r < n; r += EF_TILE) {
         const float *rows[EF_TILE];
         for (size_t i = 0; i < EF_TILE; i++) {
-            const size_t row = least(r + i, n - 1);
-            rows[i] = as_f32(j->kernels, j->x, first + row, b.rows + i * d);
+            const size_t row = ef_least(r + i, n - 1);
+            rows[i] = ef_row_f32(j->kernels, j->x, first + row, b.rows + i * d);
         }
         j->kernels->interleave_f32(rows, d, b.tiles + r * d);
     }
@@ -156,7 +128,7 @@ static void multiply(const job *j, size_t n, block b, size_t begin, size_t end) 
     const ef_filter *f = j->filter;
     const size_t padded = padded_k(f), n_tiles = (n + EF_TILE - 1) / EF_TILE;
     for (size_t first = 0; first < f->d; first += EF_RUN) {
-        const size_t run = least(EF_RUN, f->d - first);
+        const size_t run = ef_least(EF_RUN, f->d - first);
         const size_t panel_bytes = run * EF_PANEL * sizeof(float);
         const size_t share = panel_bytes / n_tiles + 1;
         for (size_t p = begin; p < end; p++) {
@@ -176,7 +148,7 @@ static void multiply(const job *j, size_t n, block b, size_t begin, size_t end) 
 static void multiply_row(const job *j, const float *x, float *y, size_t begin, size_t end) {
     const ef_filter *f = j->filter;
     for (size_t first = 0; first < f->d; first += EF_RUN) {
-        const size_t run = least(EF_RUN, f->d - first);
+        const size_t run = ef_least(EF_RUN, f->d - first);
         for (size_t p = begin; p < end; p += 2)
             j->kernels->project_row_f32(x + first, panel_at(f, first, run, p), run,
                                         y + p * EF_PANEL, first == 0);
@@ -209,7 +181,7 @@ static void rows_task(void *context, size_t slot) {
         const size_t first = atomic_fetch_add(&j->next, j->block_rows);
         if (first >= j->x.n_rows)
             return;
-        const size_t n = least(j->block_rows, j->x.n_rows - first);
+        const size_t n = ef_least(j->block_rows, j->x.n_rows - first);
         gather(j, first, n, b);
         multiply(j, n, b, 0, j->filter->n_used);
         finish(j, first, n, b.y);
@@ -227,12 +199,12 @@ static void panels_task(void *context, size_t index) {
     const panels_job *share = context;
     const job *j = share->all;
     const size_t begin = index * share->share;
-    const size_t end = least(begin + share->share, j->filter->n_panels);
+    const size_t end = ef_least(begin + share->share, j->filter->n_panels);
     const block b = block_at(j, 0);
     if (share->row != NULL)
         multiply_row(j, share->row, b.y, begin, end);
     else
-        multiply(j, j->x.n_rows, b, begin, least(end, j->filter->n_used));
+        multiply(j, j->x.n_rows, b, begin, ef_least(end, j->filter->n_used));
 }
 
 static void project_few(job *j, size_t n_threads) {
@@ -241,7 +213,7 @@ static void project_few(job *j, size_t n_threads) {
     panels_job shares = {.all = j, .row = NULL};
     shares.share = (n_panels / 2 + n_threads - 1) / n_threads * 2;
     if (n == 1)
-        shares.row = as_f32(j->kernels, j->x, 0, b.rows);
+        shares.row = ef_row_f32(j->kernels, j->x, 0, b.rows);
     else
         gather(j, 0, n, b);
     const size_t n_tasks = (n_panels + shares.share - 1) / shares.share;
@@ -253,11 +225,11 @@ static void project_few(job *j, size_t n_threads) {
 static bool row_finite(const ef_kernels *kernels, ef_matrix x, size_t row, float *scratch) {
     if (x.dtype == EF_F64) {
         for (size_t i = 0; i < x.n_cols; i++)
-            if (!isfinite(((const double *)row_of(x, row))[i]))
+            if (!isfinite(((const double *)ef_row(x, row))[i]))
                 return false;
         return true;
     }
-    const float *values = as_f32(kernels, x, row, scratch);
+    const float *values = ef_row_f32(kernels, x, row, scratch);
     for (size_t i = 0; i < x.n_cols; i++)
         if (!isfinite(values[i]))
             return false;
