@@ -28,7 +28,7 @@ from typing import Any
 import embedfilter
 
 RESULTS = Path(__file__).parent / "results"
-REST_SECONDS = 0.05
+REST_SECONDS = 0.15  # OpenBLAS's threads spin for 2^28 cycles after a product, then sleep
 PACKAGES = ("numpy", "torch", "faiss-cpu", "scikit-learn", "scipy", "sentence-transformers")
 
 
@@ -95,8 +95,8 @@ def interleaved(
     seconds : float
         In each round a fast function is called often enough to take so long.
 
-    Before its turn comes a rest and a call that is not timed: the threads of the library whose
-    turn it was spin for a while on the processors before they sleep.
+    Before its turn comes a rest, in which the threads of the library whose turn it was stop
+    spinning on the processors, and a call that is not timed, which wakes its own.
     """
     calls = {}
     for name, function in functions.items():

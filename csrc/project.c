@@ -15,7 +15,7 @@
 enum {
     BLOCK_ROWS = 96,       /* rows that share one pass over the filter, a multiple of EF_TILE */
     FEW_ROWS = 24,         /* up to so many, threads share the panels */
-    THREAD_WORK = 1 << 20, /* multiply-adds that are worth a thread */
+    THREAD_WORK = 1 << 18, /* multiply-adds that are worth a thread */
 };
 
 struct ef_filter {
@@ -93,13 +93,13 @@ static size_t padded_k(const ef_filter *filter) {
 }
 
 /* Elements of a block. */
-static size_t block_size(const ef_filter *filter, size_t block_rows) {
-    return (EF_TILE + block_rows) * filter->d + block_rows * padded_k(filter);
+static size_t block_size(const job *j) {
+    return (EF_TILE + j->block_rows) * j->filter->d + j->block_rows * padded_k(j->filter);
 }
 
 static block block_at(const job *j, size_t slot) {
     const size_t d = j->filter->d;
-    float *memory = j->scratch + slot * block_size(j->filter, j->block_rows);
+    float *memory = j->scratch + slot * block_size(j);
     return (block){memory, memory + EF_TILE * d, memory + (EF_TILE + j->block_rows) * d};
 }
 
@@ -109,8 +109,8 @@ static void gather(const job *j, size_t first, size_t n, block b) {
     for (size_t r = 0; r < n; r += EF_TILE) {
         const float *rows[EF_TILE];
         for (size_t i = 0; i < EF_TILE; i++) {
-            const size_t row = ef_least(r + i, n - 1);
-            rows[i] = ef_row_f32(j->kernels, j->x, first + row, b.rows + i * d);
+            const size_t row = first + ef_least(r + i, n - 1);
+            rows[i] = ef_row_f32(j->kernels, j->x, row, b.rows + i * d);
         }
         j->kernels->interleave_f32(rows, d, b.tiles + r * d);
     }
@@ -161,14 +161,11 @@ static void note_bad_row(job *j, size_t row) {
     }
 }
 
-/* Stores n rows of y (n, padded k) from output row `first` on. */
-static void finish(job *j, size_t first, size_t n, float *y) {
-    const size_t padded = padded_k(j->filter);
-    for (size_t r = 0; r < n; r++) {
-        unsigned char *out = j->out + (first + r) * j->row_bytes;
-        if (!ef_finish_row(j->kernels, &j->form, y + r * padded, j->filter->k, out))
-            note_bad_row(j, first + r);
-    }
+/* Gives an output row its final form; y (padded k) is its product. */
+static void finish_row(job *j, size_t row, float *y) {
+    unsigned char *out = j->out + row * j->row_bytes;
+    if (!ef_finish_row(j->kernels, &j->form, y, j->filter->k, out))
+        note_bad_row(j, row);
 }
 
 /* ---- the two ways to share the work -------------------------------------- */
@@ -184,41 +181,45 @@ static void rows_task(void *context, size_t slot) {
         const size_t n = ef_least(j->block_rows, j->x.n_rows - first);
         gather(j, first, n, b);
         multiply(j, n, b, 0, j->filter->n_used);
-        finish(j, first, n, b.y);
+        for (size_t r = 0; r < n; r++)
+            finish_row(j, first + r, b.y + r * padded_k(j->filter));
     }
 }
 
-typedef struct panels_job {
-    const job *all;
-    const float *row; /* the only row (d), or NULL where there are more */
-    size_t share;     /* panels of a task, even */
-} panels_job;
+typedef struct few_rows {
+    job *all;
+    size_t share; /* panels of a task, even */
+    float *y;     /* (n, padded k) */
+} few_rows;
 
-/* Multiplies all rows by the task's share of the panels. */
+/* Multiplies all rows by the task's share of the panels. Each task interleaves the rows for
+ * itself: to fetch them from another core's cache would take longer. */
 static void panels_task(void *context, size_t index) {
-    const panels_job *share = context;
-    const job *j = share->all;
-    const size_t begin = index * share->share;
-    const size_t end = ef_least(begin + share->share, j->filter->n_panels);
-    const block b = block_at(j, 0);
-    if (share->row != NULL)
-        multiply_row(j, share->row, b.y, begin, end);
-    else
-        multiply(j, j->x.n_rows, b, begin, ef_least(end, j->filter->n_used));
+    const few_rows *few = context;
+    const job *j = few->all;
+    const ef_filter *f = j->filter;
+    block b = block_at(j, index);
+    b.y = few->y;
+    const size_t begin = index * few->share, end = ef_least(begin + few->share, f->n_panels);
+    if (j->x.n_rows == 1) {
+        multiply_row(j, ef_row_f32(j->kernels, j->x, 0, b.rows), b.y, begin, end);
+    } else {
+        gather(j, 0, j->x.n_rows, b);
+        multiply(j, j->x.n_rows, b, begin, ef_least(end, f->n_used));
+    }
+}
+
+static void finish_task(void *context, size_t row) {
+    const few_rows *few = context;
+    finish_row(few->all, row, few->y + row * padded_k(few->all->filter));
 }
 
 static void project_few(job *j, size_t n_threads) {
-    const size_t n = j->x.n_rows, n_panels = j->filter->n_panels;
-    const block b = block_at(j, 0);
-    panels_job shares = {.all = j, .row = NULL};
-    shares.share = (n_panels / 2 + n_threads - 1) / n_threads * 2;
-    if (n == 1)
-        shares.row = ef_row_f32(j->kernels, j->x, 0, b.rows);
-    else
-        gather(j, 0, n, b);
-    const size_t n_tasks = (n_panels + shares.share - 1) / shares.share;
-    ef_parallel_for(n_threads, n_tasks, panels_task, &shares);
-    finish(j, 0, n, b.y);
+    const size_t n_panels = j->filter->n_panels;
+    few_rows few = {.all = j, .y = block_at(j, 0).y};
+    few.share = (n_panels / 2 + n_threads - 1) / n_threads * 2;
+    ef_parallel_for(n_threads, (n_panels + few.share - 1) / few.share, panels_task, &few);
+    ef_parallel_for(n_threads, j->x.n_rows, finish_task, &few);
 }
 
 /* True if the row, in its own type, is finite. */
@@ -257,11 +258,10 @@ ef_status ef_project(const ef_filter *filter, ef_matrix x, ef_output form, void 
     j.block_rows = ((share + n_blocks - 1) / n_blocks + EF_TILE - 1) / EF_TILE * EF_TILE;
     atomic_init(&j.next, 0);
     atomic_init(&j.bad_row, n);
-    const size_t n_slots = few ? 1 : n_threads;
-    const size_t slot_bytes = block_size(filter, j.block_rows) * sizeof(float);
-    const size_t bytes = n_slots * slot_bytes;
+    const size_t slot_bytes = block_size(&j) * sizeof(float);
+    const size_t bytes = n_threads * slot_bytes;
     void *scratch = NULL;
-    if (slot_bytes > SIZE_MAX / n_slots || posix_memalign(&scratch, 64, bytes) != 0) {
+    if (slot_bytes > SIZE_MAX / n_threads || posix_memalign(&scratch, 64, bytes) != 0) {
         detail->count = bytes;
         return EF_NO_MEMORY;
     }

@@ -39,7 +39,7 @@ if TYPE_CHECKING:
 __all__ = ["EmbedFilter"]
 
 # Multiply-adds below which the core uses one thread, so that none need be counted.
-_SMALL_WORK = 1 << 21
+_SMALL_WORK = 1 << 18
 
 
 class EmbedFilter:

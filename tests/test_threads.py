@@ -20,6 +20,7 @@ from embedfilter.threads import available_cpus, resolve_n_threads
 def no_variables(monkeypatch: pytest.MonkeyPatch) -> None:
     for name in ("EMBEDFILTER_NUM_THREADS", "OPENBLAS_NUM_THREADS", "OMP_NUM_THREADS"):
         monkeypatch.delenv(name, raising=False)
+    threads._from_environment.cache_clear()
 
 
 @pytest.fixture
