@@ -1,52 +1,10 @@
-/* Eigenvectors of a symmetric matrix: the only file that calls LAPACK. */
+/* Eigenvectors of a symmetric matrix, by LAPACK. */
 #include "embedfilter.h"
+#include "openblas.h"
 
 #include <math.h>
-#include <pthread.h>
 #include <stdlib.h>
 #include <string.h>
-
-/* OpenBLAS may have been built with a prefix before each symbol, so that several copies
- * live in one process; the build defines BLAS_SYMBOL_PREFIX where it has. */
-#ifndef BLAS_SYMBOL_PREFIX
-#define BLAS_SYMBOL_PREFIX
-#endif
-#define JOIN_(a, b) a##b
-#define JOIN(a, b) JOIN_(a, b)
-#define BLAS(name) JOIN(BLAS_SYMBOL_PREFIX, name)
-
-/* Fortran's functions; the last arguments are the lengths of the strings. */
-void BLAS(dsytrd_)(const char *uplo, const int *n, double *a, const int *lda, double *d, double *e,
-                   double *tau, double *work, const int *lwork, int *info, size_t uplo_length);
-void BLAS(dstedc_)(const char *compz, const int *n, double *d, double *e, double *z, const int *ldz,
-                   double *work, const int *lwork, int *iwork, const int *liwork, int *info,
-                   size_t compz_length);
-void BLAS(dormtr_)(const char *side, const char *uplo, const char *trans, const int *m,
-                   const int *n, const double *a, const int *lda, const double *tau, double *c,
-                   const int *ldc, double *work, const int *lwork, int *info, size_t side_length,
-                   size_t uplo_length, size_t trans_length);
-int BLAS(openblas_get_num_threads)(void);
-void BLAS(openblas_set_num_threads)(int n_threads);
-
-static pthread_mutex_t lapack_mutex = PTHREAD_MUTEX_INITIALIZER;
-
-/* The lock is held across a fork, so that the child does not inherit it taken by a thread
- * that it does not have. */
-static void before_fork(void) {
-    pthread_mutex_lock(&lapack_mutex);
-}
-
-static void after_fork_in_parent(void) {
-    pthread_mutex_unlock(&lapack_mutex);
-}
-
-static void after_fork_in_child(void) {
-    pthread_mutex_init(&lapack_mutex, NULL);
-}
-
-static void register_fork_handlers(void) {
-    pthread_atfork(before_fork, after_fork_in_parent, after_fork_in_child);
-}
 
 static bool upper_finite(const double *matrix, size_t d, size_t *row) {
     for (size_t i = 0; i < d; i++) {
@@ -97,16 +55,11 @@ ef_status ef_eigh(double *matrix, double *values, size_t d, const int64_t *wante
         detail->count = bytes;
         return EF_NO_MEMORY;
     }
-    static pthread_once_t once = PTHREAD_ONCE_INIT;
-    pthread_once(&once, register_fork_handlers);
-    pthread_mutex_lock(&lapack_mutex);
-    const int threads_before = BLAS(openblas_get_num_threads)();
-    BLAS(openblas_set_num_threads)((int)(n_threads < 64 ? n_threads : 64));
     double *more = z + d * d;
+    ef_enter_openblas(n_threads);
     const int info = decompose(matrix, values, (int)d, wanted, (int)n_wanted, vectors, z, more,
                                more + 2 * d, (int)lwork);
-    BLAS(openblas_set_num_threads)(threads_before); /* a system's OpenBLAS is not ours alone */
-    pthread_mutex_unlock(&lapack_mutex);
+    ef_leave_openblas();
     free(z);
     detail->count = (size_t)info;
     return info == 0 ? EF_OK : EF_LAPACK;

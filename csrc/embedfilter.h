@@ -56,7 +56,8 @@ typedef struct ef_matrix {
 /* ---- Instruction sets (cpu.c) ------------------------------------------- */
 
 /* Number of instruction sets that this build *and* this machine can run, and their
- * names, best first: "avx2" or "neon", then always "scalar". */
+ * names, best first: "avx2" or "neon"; then always "generic", which leaves the products to
+ * OpenBLAS and is chosen where neither exists; and "scalar", the oracle of the tests. */
 size_t ef_isa_count(void);
 const char *ef_isa_name(size_t index); /* index < ef_isa_count() */
 

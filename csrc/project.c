@@ -3,7 +3,8 @@
  * (quantize.c) while they are in the cache.
  *
  * Threads share the rows where there are many, else the panels; every number is the same
- * chain of operations either way. */
+ * chain of operations either way. Where there are no kernels, OpenBLAS multiplies. */
+#include "openblas.h"
 #include "quantize.h"
 #include "rows.h"
 
@@ -14,6 +15,7 @@
 
 enum {
     BLOCK_ROWS = 96,       /* rows that share one pass over the filter, a multiple of EF_TILE */
+    OPENBLAS_ROWS = 256,   /* of a product by OpenBLAS */
     FEW_ROWS = 24,         /* up to so many, threads share the panels */
     THREAD_WORK = 1 << 18, /* multiply-adds that are worth a thread */
 };
@@ -25,6 +27,7 @@ struct ef_filter {
     /* Runs of EF_RUN inputs, the last one shorter; in each run (n_panels, run, EF_PANEL):
      * column c of panel p is component p * EF_PANEL + c. */
     float *panels;
+    float *plain; /* (k, d) for OpenBLAS, where there are no kernels; else NULL */
 };
 
 /* Panel p of the run of n inputs that begins with input `first`. */
@@ -36,17 +39,23 @@ ef_status ef_filter_new(const float *components, size_t k, size_t d, ef_filter *
                         ef_detail *detail) {
     const size_t n_used = k / EF_PANEL + (k % EF_PANEL != 0), n_panels = n_used + n_used % 2;
     /* A block of rows, too, is a fraction of this. */
-    if (d > SIZE_MAX / (4 * BLOCK_ROWS * sizeof(float) * EF_PANEL) / (n_panels + 1))
+    if (d > SIZE_MAX / (4 * OPENBLAS_ROWS * sizeof(float) * EF_PANEL) / (n_panels + 1))
         return EF_TOO_LARGE;
     const size_t bytes = n_panels * d * EF_PANEL * sizeof(float);
     ef_filter *new = malloc(sizeof *new);
+    const bool by_openblas = ef_active_kernels()->products_by_openblas;
+    float *plain = by_openblas ? malloc(bytes) : NULL;
     void *panels = NULL;
-    if (new == NULL || posix_memalign(&panels, 64, bytes) != 0) {
+    if (new == NULL || (by_openblas && plain == NULL) || posix_memalign(&panels, 64, bytes) != 0) {
+        free(plain);
         free(new);
         detail->count = bytes;
         return EF_NO_MEMORY;
     }
-    *new = (ef_filter){.k = k, .d = d, .n_used = n_used, .n_panels = n_panels, .panels = panels};
+    if (by_openblas)
+        memcpy(plain, components, k * d * sizeof(float));
+    *new = (ef_filter){
+        .k = k, .d = d, .n_used = n_used, .n_panels = n_panels, .panels = panels, .plain = plain};
     memset(panels, 0, bytes);
     for (size_t first = 0; first < d; first += EF_RUN) {
         const size_t n = ef_least(EF_RUN, d - first);
@@ -61,8 +70,10 @@ ef_status ef_filter_new(const float *components, size_t k, size_t d, ef_filter *
 }
 
 void ef_filter_free(ef_filter *filter) {
-    if (filter != NULL)
+    if (filter != NULL) {
         free(filter->panels);
+        free(filter->plain);
+    }
     free(filter);
 }
 
@@ -168,7 +179,7 @@ static void finish_row(job *j, size_t row, float *y) {
         note_bad_row(j, row);
 }
 
-/* ---- the two ways to share the work -------------------------------------- */
+/* ---- the ways to share the work ------------------------------------------ */
 
 /* Takes blocks of rows until there are no more. */
 static void rows_task(void *context, size_t slot) {
@@ -222,6 +233,33 @@ static void project_few(job *j, size_t n_threads) {
     ef_parallel_for(n_threads, j->x.n_rows, finish_task, &few);
 }
 
+/* Block after block; OpenBLAS shares the product between its threads, and ours, which would
+ * be in their way, are left asleep. Fortran's columns are our rows: y^T = C x^T. */
+static void project_by_openblas(job *j, size_t n_threads) {
+    const ef_filter *f = j->filter;
+    const block b = block_at(j, 0);
+    const int k = (int)f->k, d = (int)f->d, padded = (int)padded_k(f);
+    const float one = 1.0f, zero = 0.0f;
+    const bool in_place =
+        j->x.dtype == EF_F32 && j->x.stride_bytes == (ptrdiff_t)(f->d * sizeof(float));
+    for (size_t first = 0; first < j->x.n_rows; first += j->block_rows) {
+        const size_t n_rows = ef_least(j->block_rows, j->x.n_rows - first);
+        for (size_t r = 0; r < n_rows && !in_place; r++) {
+            float *room = b.tiles + r * f->d;
+            const float *row = ef_row_f32(j->kernels, j->x, first + r, room);
+            if (row != room)
+                memcpy(room, row, f->d * sizeof(float));
+        }
+        const float *rows = in_place ? (const float *)ef_row(j->x, first) : b.tiles;
+        const int n = (int)n_rows;
+        ef_enter_openblas(n_threads);
+        BLAS(sgemm_)("T", "N", &k, &n, &d, &one, f->plain, &d, rows, &d, &zero, b.y, &padded, 1, 1);
+        ef_leave_openblas();
+        for (size_t r = 0; r < n_rows; r++)
+            finish_row(j, first + r, b.y + r * padded_k(f));
+    }
+}
+
 /* True if the row, in its own type, is finite. */
 static bool row_finite(const ef_kernels *kernels, ef_matrix x, size_t row, float *scratch) {
     if (x.dtype == EF_F64) {
@@ -253,8 +291,10 @@ ef_status ef_project(const ef_filter *filter, ef_matrix x, ef_output form, void 
              .out = out,
              .row_bytes = ef_output_row_bytes(form.precision, filter->k)};
     /* Blocks of equal size for the threads, no larger than the cache likes. */
-    const size_t share = few ? n : (n + n_threads - 1) / n_threads;
-    const size_t n_blocks = (share + BLOCK_ROWS - 1) / BLOCK_ROWS;
+    const bool by_openblas = j.kernels->products_by_openblas && filter->plain != NULL;
+    const size_t most = by_openblas ? OPENBLAS_ROWS : BLOCK_ROWS;
+    const size_t share = few || by_openblas ? n : (n + n_threads - 1) / n_threads;
+    const size_t n_blocks = (share + most - 1) / most;
     j.block_rows = ((share + n_blocks - 1) / n_blocks + EF_TILE - 1) / EF_TILE * EF_TILE;
     atomic_init(&j.next, 0);
     atomic_init(&j.bad_row, n);
@@ -266,7 +306,9 @@ ef_status ef_project(const ef_filter *filter, ef_matrix x, ef_output form, void 
         return EF_NO_MEMORY;
     }
     j.scratch = scratch;
-    if (few)
+    if (by_openblas)
+        project_by_openblas(&j, n_threads);
+    else if (few)
         project_few(&j, n_threads);
     else
         ef_parallel_for(n_threads, n_threads, rows_task, &j);
