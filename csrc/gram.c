@@ -140,9 +140,15 @@ static bool all_finite_f32(const float *values, size_t n) {
 }
 
 /* Copies n rows (n, padded d) into each panel, from row `first` of the chunk on. */
-static void scatter(const ef_gram *gram, const void *rows, size_t first, size_t n) {
-    const size_t item = gram->exact ? sizeof(double) : sizeof(float);
-    const size_t bytes = gram->width * item;
+static void scatter_f32(const packing *job, const float *rows, size_t first, size_t n) {
+    const ef_gram *gram = job->gram;
+    float *target = (float *)gram->panels + first * EF_PANEL;
+    for (size_t p = 0; p < gram->n_panels; p++, target += gram->capacity * EF_PANEL)
+        job->kernels->panel_f32(rows + p * EF_PANEL, gram->n_panels * EF_PANEL, n, target);
+}
+
+static void scatter_f64(const ef_gram *gram, const double *rows, size_t first, size_t n) {
+    const size_t bytes = gram->width * sizeof(double);
     unsigned char *target = (unsigned char *)gram->panels + first * bytes;
     for (size_t p = 0; p < gram->n_panels; p++, target += gram->capacity * bytes)
         for (size_t r = 0; r < n; r++)
@@ -187,11 +193,13 @@ static void pack_task(void *context, size_t slot) {
         if (first >= job->w.n_rows)
             return;
         const size_t n = ef_least(PACK_ROWS, job->w.n_rows - first);
-        if (job->gram->exact)
+        if (job->gram->exact) {
             prepare_f64(job, first, n, rows);
-        else
+            scatter_f64(job->gram, rows, job->gram->n_rows + first, n);
+        } else {
             prepare_f32(job, first, n, (float *)rows);
-        scatter(job->gram, rows, job->gram->n_rows + first, n);
+            scatter_f32(job, (float *)rows, job->gram->n_rows + first, n);
+        }
     }
 }
 

@@ -119,6 +119,15 @@ static void test_gram(size_t n) {
     free(a), free(b), free(wide_a), free(wide_b);
 }
 
+static void test_panel(size_t n) {
+    const size_t stride = EF_PANEL + n % 7;
+    float *src = floats((n + 1) * stride), *a = floats(n * EF_PANEL), *b = floats(n * EF_PANEL);
+    best->panel_f32(src, stride, n, a);
+    oracle->panel_f32(src, stride, n, b);
+    same("panel_f32", n, a, b, n * EF_PANEL * sizeof *a);
+    free(src), free(a), free(b);
+}
+
 static void test_peel(size_t n) {
     for (size_t p = 1; p <= EF_MAX_PEEL; p++) {
         float *row = floats(n), *basis = floats(n * p), *copy = floats(n);
@@ -191,6 +200,7 @@ int main(void) {
         for (size_t i = 0; i < N_SIZES; i++) {
             test_convert(SIZES[i]);
             test_gram(SIZES[i]);
+            test_panel(SIZES[i]);
             test_peel(SIZES[i]);
             test_project(SIZES[i]);
             test_quantize(SIZES[i]);

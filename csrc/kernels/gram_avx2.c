@@ -135,4 +135,11 @@ EF_AVX2 void ef_peel_f32_avx2(float *row, size_t n, const float *basis, size_t p
             row[i] = _mm_cvtss_f32(_mm_fnmadd_ss(_mm_set_ss(parts[q]), _mm_set_ss(basis[q * n + i]),
                                                  _mm_set_ss(row[i])));
 }
+
+EF_AVX2 void ef_panel_f32_avx2(const float *src, size_t stride, size_t n, float *dst) {
+    for (size_t r = 0; r < n; r++, src += stride, dst += EF_PANEL)
+        for (size_t i = 0; i < EF_PANEL; i += 8)
+            _mm256_stream_ps(dst + i, _mm256_loadu_ps(src + i));
+    _mm_sfence(); /* before another thread is told */
+}
 #endif

@@ -37,3 +37,9 @@ void ef_peel_f32_scalar(float *row, size_t n, const float *basis, size_t p, floa
         for (size_t i = 0; i < n; i++)
             row[i] = fmaf(-parts[q], basis[q * n + i], row[i]);
 }
+
+void ef_panel_f32_scalar(const float *src, size_t stride, size_t n, float *dst) {
+    for (size_t r = 0; r < n; r++, src += stride, dst += EF_PANEL)
+        for (size_t i = 0; i < EF_PANEL; i++)
+            dst[i] = src[i];
+}

@@ -53,6 +53,11 @@ typedef void ef_gram_f64(const double *a, const double *b, size_t n, double *til
  * a part that is not finite. */
 typedef void ef_peel_f32(float *row, size_t n, const float *basis, size_t p, float *parts);
 
+/* dst (n, EF_PANEL), adjacent rows, 32-byte aligned = a panel of the rows src (n, EF_PANEL), rows
+ * `stride` elements apart. It goes past the caches where it can, ready for every core: to take
+ * the old lines of dst from the cache of another one would cost more. */
+typedef void ef_panel_f32(const float *src, size_t stride, size_t n, float *dst);
+
 /* ---- project: rows of embeddings times a panel of the filter ------------ */
 /* dst[i * EF_TILE + r] = rows[r][i]: n elements of EF_TILE rows, interleaved. */
 typedef void ef_interleave_f32(const float *const rows[EF_TILE], size_t n, float *dst);
@@ -96,6 +101,7 @@ ef_f32_to_bf16 ef_f32_to_bf16_scalar, ef_f32_to_bf16_avx2, ef_f32_to_bf16_neon;
 ef_gram_f32 ef_gram_f32_scalar, ef_gram_f32_avx2, ef_gram_f32_neon;
 ef_gram_f64 ef_gram_f64_scalar, ef_gram_f64_avx2, ef_gram_f64_neon;
 ef_peel_f32 ef_peel_f32_scalar, ef_peel_f32_avx2, ef_peel_f32_neon;
+ef_panel_f32 ef_panel_f32_scalar, ef_panel_f32_avx2;
 ef_interleave_f32 ef_interleave_f32_scalar, ef_interleave_f32_avx2, ef_interleave_f32_neon;
 ef_project_f32 ef_project_f32_scalar, ef_project_f32_avx2, ef_project_f32_neon;
 ef_project_row_f32 ef_project_row_f32_scalar, ef_project_row_f32_avx2, ef_project_row_f32_neon;
@@ -119,6 +125,7 @@ typedef struct ef_kernels {
     ef_gram_f32 *gram_f32;
     ef_gram_f64 *gram_f64;
     ef_peel_f32 *peel_f32;
+    ef_panel_f32 *panel_f32;
     ef_interleave_f32 *interleave_f32;
     ef_project_f32 *project_f32;
     ef_project_row_f32 *project_row_f32;
