@@ -87,6 +87,8 @@ class EmbedFilter:
         self.singular_values = _frozen(singular_values, np.float64)
         self.kind = kind
         self.metadata = MappingProxyType(dict(metadata))
+        source = self.metadata.get("source", "array")
+        self._origin = "" if source == "array" else f", the hidden size of {source}"
         self._packed: _core.PackedFilter | None = None
 
     # ---- Making a filter ----------------------------------------------------
@@ -262,7 +264,7 @@ class EmbedFilter:
             or a result that does not fit its type, which needs huge numbers or, for float16,
             values over 65504 that are not normalised.
         """
-        given, array = as_embeddings(X, self.n_features_in, origin=self._origin())
+        given, array = as_embeddings(X, self.n_features_in, origin=self._origin)
         dtype = output_dtype(precision)
         starts, steps = quantization(ranges, self.n_components, precision)
         width = -(-self.n_components // 8) if precision == "ubinary" else self.n_components
@@ -413,9 +415,6 @@ class EmbedFilter:
             self._packed = _core.PackedFilter(self.components)
         return self._packed
 
-    def _origin(self) -> str:
-        source = self.metadata.get("source", "array")
-        return "" if source == "array" else f", the hidden size of {source}"
 
 
 def _frozen(array: NDArray[Any], dtype: type) -> NDArray[Any]:
