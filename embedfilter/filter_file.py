@@ -23,6 +23,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from embedfilter.atomic import atomic_output
+from embedfilter.checkpoints.files import InputFile
 from embedfilter.checkpoints.safetensors import SafetensorsFile
 from embedfilter.checkpoints.unembedding import MAX_HIDDEN_SIZE
 from embedfilter.errors import CheckpointError, FilterFileError
@@ -66,7 +67,7 @@ def save_filter(f: EmbedFilter, path: Path) -> None:
 def is_filter_file(path: Path) -> bool:
     """Tell whether a file is a filter, sound or not, whatever it is called."""
     try:
-        with contextlib.closing(SafetensorsFile(path)) as file:
+        with contextlib.closing(SafetensorsFile(InputFile(path))) as file:
             return file.is_filter
     except CheckpointError:
         return False
@@ -75,7 +76,7 @@ def is_filter_file(path: Path) -> bool:
 def load_filter(path: Path) -> EmbedFilter:
     """Read a filter; see `EmbedFilter.load`."""
     try:
-        with contextlib.closing(SafetensorsFile(path)) as file:
+        with contextlib.closing(SafetensorsFile(InputFile(path))) as file:
             return _read(path, file)
     except CheckpointError as error:
         detail = str(error).removeprefix(f"{path}: ")

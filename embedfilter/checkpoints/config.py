@@ -9,13 +9,10 @@ the flag wrong).
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-from embedfilter.checkpoints.files import InputFile, exists, file_in_folder, parse_json, shown
+from embedfilter.checkpoints.files import Folder, parse_json, shown
 from embedfilter.errors import CheckpointError
-
-if TYPE_CHECKING:
-    from pathlib import Path
 
 __all__ = ["ModelFacts", "read_config"]
 
@@ -82,7 +79,7 @@ class ModelFacts:
         return f"; {self.where} says tie_word_embeddings={flag}, yet {found}"
 
 
-def read_config(folder: Path) -> ModelFacts | None:
+def read_config(folder: Folder) -> ModelFacts | None:
     """Return what config.json in `folder` states, or None where there is no such file.
 
     Parameters
@@ -95,16 +92,16 @@ def read_config(folder: Path) -> ModelFacts | None:
     ModelFacts or None
         The facts.
     """
-    path = file_in_folder(folder, "config.json")
-    if not exists(path):
+    if not folder.has("config.json"):
         return None
-    file = InputFile(path)
+    file = folder.open("config.json")
     try:
         if file.size > _MAX_CONFIG:
             raise CheckpointError(
-                f"{path}: expected at most {_MAX_CONFIG} bytes, found {file.size}"
+                f"{file.path}: expected at most {_MAX_CONFIG} bytes, found {file.size}"
             )
-        config = parse_json(file.read(0, file.size).tobytes(), path, "the config", unique=False)
+        text = file.read(0, file.size).tobytes()
+        config = parse_json(text, file.path, "the config", unique=False)
     finally:
         file.close()
     # The top level comes last: for a multimodal model it may speak of the whole.

@@ -18,11 +18,11 @@ from embedfilter.atomic import file_kind
 from embedfilter.errors import CheckpointError
 
 if TYPE_CHECKING:
-    from pathlib import Path
+    from pathlib import Path, PurePath
 
     from numpy.typing import NDArray
 
-__all__ = ["InputFile", "exists", "file_in_folder", "parse_json", "shown"]
+__all__ = ["Folder", "InputFile", "exists", "file_in_folder", "parse_json", "shown"]
 
 # Linux and macOS refuse or shorten a single read near 2 GiB.
 _MAX_READ = 1 << 30
@@ -44,11 +44,14 @@ class InputFile:
 
     Attributes
     ----------
-    path : Path
-        The file, as given.
+    path : PurePath
+        The file as given, for messages.
     size : int
         Its size in bytes when it was opened.
     """
+
+    path: PurePath
+    size: int
 
     def __init__(self, path: Path) -> None:
         self.path = path
@@ -171,7 +174,42 @@ def file_in_folder(folder: Path, name: str) -> Path:
     return path
 
 
-def parse_json(text: bytes, path: Path, what: str, *, unique: bool = True) -> dict[str, Any]:
+class Folder:
+    """A checkpoint's folder, whose files are opened by their names.
+
+    Parameters
+    ----------
+    path
+        The folder.
+
+    Attributes
+    ----------
+    path : PurePath
+        The folder as given, for messages.
+    """
+
+    path: PurePath
+
+    def __init__(self, path: Path) -> None:
+        self.path = self._folder = path
+
+    def names(self) -> list[str]:
+        """Return the names of the files and folders in it, sorted."""
+        try:
+            return sorted(path.name for path in self._folder.iterdir())
+        except OSError as error:
+            raise CheckpointError(f"{self.path}: cannot be listed: {error.strerror}") from error
+
+    def has(self, name: str) -> bool:
+        """Return whether there is a file `name`, a base name."""
+        return exists(file_in_folder(self._folder, name))
+
+    def open(self, name: str) -> InputFile:
+        """Open the file `name`, a base name, which no link may lead out of the folder."""
+        return InputFile(file_in_folder(self._folder, name))
+
+
+def parse_json(text: bytes, path: PurePath, what: str, *, unique: bool = True) -> dict[str, Any]:
     """Parse a JSON object from a file that is not trusted.
 
     Parameters

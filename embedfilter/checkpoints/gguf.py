@@ -29,16 +29,13 @@ from __future__ import annotations
 
 import struct
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from embedfilter.checkpoints.config import ModelFacts
 from embedfilter.checkpoints.files import InputFile, shown
 from embedfilter.checkpoints.names import GGUF_NAMES, choose
 from embedfilter.checkpoints.unembedding import FileRows, Unembedding, head_shape
 from embedfilter.errors import CheckpointError
-
-if TYPE_CHECKING:
-    from pathlib import Path
 
 __all__ = ["READABLE", "TYPES", "BlockType", "GgufFile", "open_gguf"]
 
@@ -232,8 +229,8 @@ class GgufFile:
 
     Parameters
     ----------
-    path
-        The file.
+    file
+        The open file; closed with this object.
 
     Attributes
     ----------
@@ -247,9 +244,9 @@ class GgufFile:
         The tensors, in the header's order.
     """
 
-    def __init__(self, path: Path) -> None:
-        self.where = str(path)
-        self._file = InputFile(path)
+    def __init__(self, file: InputFile) -> None:
+        self.where = str(file.path)
+        self._file = file
         try:
             self._file.refuse_lfs_pointer()
             cursor = _Cursor(self._file)
@@ -287,13 +284,13 @@ class GgufFile:
         self._file.close()
 
 
-def open_gguf(path: Path, *, source: str, tensor: str | None = None) -> Unembedding:
+def open_gguf(file: InputFile, *, source: str, tensor: str | None = None) -> Unembedding:
     """Open the unembedding matrix of a GGUF file.
 
     Parameters
     ----------
-    path
-        The file.
+    file
+        The open file; closed with the result.
     source
         The source as it was given.
     tensor
@@ -304,19 +301,19 @@ def open_gguf(path: Path, *, source: str, tensor: str | None = None) -> Unembedd
     Unembedding
         The open matrix.
     """
-    checkpoint = GgufFile(path)
+    checkpoint = GgufFile(file)
     try:
         choice = choose(checkpoint, GGUF_NAMES, tensor)
         info = checkpoint.tensors[choice.name]
         if info.type.name not in READABLE:
             raise CheckpointError(
-                f"{path}: tensor {shown(choice.name)}: the storage type {info.type.name} is not "
-                f"supported; expected one of {', '.join(sorted(READABLE))}"
+                f"{checkpoint.where}: tensor {shown(choice.name)}: the storage type "
+                f"{info.type.name} is not supported; expected one of {', '.join(sorted(READABLE))}"
             )
         # A tensor that the user names may be any matrix of the file.
         if tensor is None:
-            checkpoint.facts.check(str(path), choice.name, info.shape)
-        shape = head_shape(str(path), choice.name, info.shape)
+            checkpoint.facts.check(checkpoint.where, choice.name, info.shape)
+        shape = head_shape(checkpoint.where, choice.name, info.shape)
     except BaseException:
         checkpoint.close()
         raise

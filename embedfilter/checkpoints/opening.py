@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from embedfilter.checkpoints.array import open_array
 from embedfilter.checkpoints.config import read_config
-from embedfilter.checkpoints.files import InputFile, exists, file_in_folder, shown
+from embedfilter.checkpoints.files import Folder, InputFile, exists, shown
 from embedfilter.checkpoints.gguf import open_gguf
 from embedfilter.checkpoints.safetensors import open_index, open_safetensors
 from embedfilter.errors import CheckpointError
@@ -78,7 +78,7 @@ def open_unembedding(
             f"revision: expected None for the local source {given}, found {revision!r}"
         )
     if path.is_dir():
-        return _open_folder(path, given, tensor)
+        return _open_folder(Folder(path), given, tensor)
     return _open_file(path, given, tensor)
 
 
@@ -103,61 +103,53 @@ def _open_file(path: Path, source: str, tensor: str | None) -> Unembedding:
         raise CheckpointError(
             f"{path}: NumPy files are not supported in this version; load it and pass the array"
         )
+    file = InputFile(path)
     if suffix == ".json":
-        return open_index(path, source=source, tensor=tensor)
+        return open_index(Folder(path.parent), file, source=source, tensor=tensor)
     if suffix == ".gguf":
-        return open_gguf(path, source=source, tensor=tensor)
+        return open_gguf(file, source=source, tensor=tensor)
     if suffix != ".safetensors":  # files of the Hub's cache have no ending
-        start = _first_bytes(path)
+        start = file.read(0, min(file.size, 16)).tobytes()
         if start.startswith(b"GGUF"):
-            return open_gguf(path, source=source, tensor=tensor)
+            return open_gguf(file, source=source, tensor=tensor)
         # Safetensors have no magic number, but after the header's length comes a brace.
         if start[8:9] != b"{" and not start.startswith(b"version "):  # a Git LFS pointer
+            file.close()
             found = f"a file that starts with {start!r}" if start else "an empty file"
             raise CheckpointError(f"{path}: not a checkpoint: expected {_FORMATS}, found {found}")
-    return open_safetensors(path, source=source, tensor=tensor)
+    return open_safetensors(file, source=source, tensor=tensor)
 
 
-def _first_bytes(path: Path) -> bytes:
-    file = InputFile(path)
-    try:
-        return file.read(0, min(file.size, 16)).tobytes()
-    finally:
-        file.close()
-
-
-def _open_folder(folder: Path, source: str, tensor: str | None) -> Unembedding:
-    try:
-        names = sorted(path.name for path in folder.iterdir())
-    except OSError as error:
-        raise CheckpointError(f"{folder}: cannot be listed: {error.strerror}") from error
+def _open_folder(folder: Folder, source: str, tensor: str | None) -> Unembedding:
+    names = folder.names()
     if _INDEX in names:
-        return open_index(file_in_folder(folder, _INDEX), source=source, tensor=tensor)
+        return open_index(folder, folder.open(_INDEX), source=source, tensor=tensor)
     safetensors = [name for name in names if name.endswith(".safetensors")]
     if "model.safetensors" in safetensors:
         safetensors = ["model.safetensors"]
     if safetensors:
-        path = file_in_folder(folder, _only_one(folder, safetensors))
-        return open_safetensors(path, source=source, tensor=tensor, facts=read_config(folder))
+        facts = read_config(folder)
+        file = folder.open(_only_one(folder, safetensors))
+        return open_safetensors(file, source=source, tensor=tensor, facts=facts)
     gguf = [name for name in names if name.endswith(".gguf")]
     if gguf:
-        path = file_in_folder(folder, _only_one(folder, gguf))
-        return open_gguf(path, source=source, tensor=tensor)
+        file = folder.open(_only_one(folder, gguf))
+        return open_gguf(file, source=source, tensor=tensor)
     pickles = [name for name in names if name.endswith(_PICKLES)]
     if pickles:
         raise CheckpointError(
-            f"{folder}: PyTorch pickles are not read; convert to safetensors; "
+            f"{folder.path}: PyTorch pickles are not read; convert to safetensors; "
             f"found {_listed(pickles)}"
         )
     raise CheckpointError(
-        f"{folder}: expected {_INDEX}, a .safetensors or a .gguf file, found {_listed(names)}"
+        f"{folder.path}: expected {_INDEX}, a .safetensors or a .gguf file, found {_listed(names)}"
     )
 
 
-def _only_one(folder: Path, names: Sequence[str]) -> str:
+def _only_one(folder: Folder, names: Sequence[str]) -> str:
     if len(names) > 1:
         raise CheckpointError(
-            f"{folder}: expected one checkpoint, found {len(names)}: {_listed(names)}; "
+            f"{folder.path}: expected one checkpoint, found {len(names)}: {_listed(names)}; "
             "pass the path of the right one"
         )
     return names[0]

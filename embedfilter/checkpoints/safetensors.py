@@ -27,13 +27,13 @@ from typing import TYPE_CHECKING, Any
 
 from embedfilter.checkpoints.config import ModelFacts, read_config
 from embedfilter.checkpoints.encodings import FLOATS
-from embedfilter.checkpoints.files import InputFile, exists, file_in_folder, parse_json, shown
+from embedfilter.checkpoints.files import Folder, InputFile, parse_json, shown
 from embedfilter.checkpoints.names import MODEL_NAMES, choose
 from embedfilter.checkpoints.unembedding import FileRows, Unembedding, head_shape
 from embedfilter.errors import CheckpointError
 
 if TYPE_CHECKING:
-    from pathlib import Path
+    from pathlib import PurePath
 
     import numpy as np
     from numpy.typing import NDArray
@@ -85,8 +85,8 @@ class SafetensorsFile:
 
     Parameters
     ----------
-    path
-        The file.
+    file
+        The open file; closed with this object.
 
     Attributes
     ----------
@@ -98,9 +98,9 @@ class SafetensorsFile:
         The tensors, in the header's order.
     """
 
-    def __init__(self, path: Path) -> None:
-        self.where = str(path)
-        self._file = InputFile(path)
+    def __init__(self, file: InputFile) -> None:
+        self.where = str(file.path)
+        self._file = file
         try:
             self._file.refuse_lfs_pointer()
             self.metadata, self.tensors = _read_header(self._file)
@@ -153,7 +153,9 @@ class ShardedFolder:
 
     Parameters
     ----------
-    path
+    folder
+        The folder.
+    index
         The index.
 
     Attributes
@@ -162,10 +164,10 @@ class ShardedFolder:
         The path of the index, for messages.
     """
 
-    def __init__(self, path: Path) -> None:
-        self.where = str(path)
-        self._folder = path.parent
-        self._shard_names = _read_index(path)
+    def __init__(self, folder: Folder, index: InputFile) -> None:
+        self.where = str(index.path)
+        self._folder = folder
+        self._shard_names = _read_index(index)
         self._shards: dict[str, SafetensorsFile] = {}
 
     @property
@@ -186,13 +188,12 @@ class ShardedFolder:
         shard_name = self._shard_names[name]
         shard = self._shards.get(shard_name)
         if shard is None:
-            path = file_in_folder(self._folder, shard_name)
-            if not exists(path):
+            if not self._folder.has(shard_name):
                 raise CheckpointError(
                     f"{self.where}: incomplete download: tensor {shown(name)} is said to be in "
                     f"{shown(shard_name)}, which does not exist"
                 )
-            shard = self._shards[shard_name] = SafetensorsFile(path)
+            shard = self._shards[shard_name] = SafetensorsFile(self._folder.open(shard_name))
         if name not in shard.tensors:
             raise CheckpointError(
                 f"{self.where}: tensor {shown(name)} is said to be in {shown(shard_name)}, "
@@ -208,14 +209,14 @@ class ShardedFolder:
 
 
 def open_safetensors(
-    path: Path, *, source: str, tensor: str | None = None, facts: ModelFacts | None = None
+    file: InputFile, *, source: str, tensor: str | None = None, facts: ModelFacts | None = None
 ) -> Unembedding:
     """Open the unembedding matrix of one safetensors file.
 
     Parameters
     ----------
-    path
-        The file.
+    file
+        The open file; closed with the result.
     source
         The source as it was given.
     tensor
@@ -228,23 +229,27 @@ def open_safetensors(
     Unembedding
         The open matrix.
     """
-    file = SafetensorsFile(path)
-    if file.is_filter:
-        file.close()
+    checkpoint = SafetensorsFile(file)
+    if checkpoint.is_filter:
+        checkpoint.close()
         raise CheckpointError(
-            f"{path}: this is a filter, not a checkpoint: expected a model's weights, found what "
-            "'embedfilter fit' writes"
+            f"{checkpoint.where}: this is a filter, not a checkpoint: expected a model's weights, "
+            "found what 'embedfilter fit' writes"
         )
-    return _open(file, source, tensor, facts)
+    return _open(checkpoint, source, tensor, facts)
 
 
-def open_index(path: Path, *, source: str, tensor: str | None = None) -> Unembedding:
+def open_index(
+    folder: Folder, index: InputFile, *, source: str, tensor: str | None = None
+) -> Unembedding:
     """Open the unembedding matrix of a sharded folder.
 
     Parameters
     ----------
-    path
-        The index, a ``.safetensors.index.json``.
+    folder
+        The folder.
+    index
+        The open index, a ``.safetensors.index.json``; closed here.
     source
         The source as it was given.
     tensor
@@ -255,7 +260,7 @@ def open_index(path: Path, *, source: str, tensor: str | None = None) -> Unembed
     Unembedding
         The open matrix; only the file that holds it stays open.
     """
-    return _open(ShardedFolder(path), source, tensor, read_config(path.parent))
+    return _open(ShardedFolder(folder, index), source, tensor, read_config(folder))
 
 
 def _open(
@@ -336,14 +341,14 @@ def _read_header(file: InputFile) -> tuple[dict[str, str], dict[str, TensorInfo]
     return metadata, tensors
 
 
-def _check_metadata(path: Path, metadata: Any) -> None:
+def _check_metadata(path: PurePath, metadata: Any) -> None:
     if not isinstance(metadata, dict) or not all(isinstance(v, str) for v in metadata.values()):
         raise CheckpointError(
             f"{path}: __metadata__: expected an object of strings, found {shown(metadata)}"
         )
 
 
-def _tensor_info(path: Path, name: str, entry: Any, data_begin: int) -> TensorInfo:
+def _tensor_info(path: PurePath, name: str, entry: Any, data_begin: int) -> TensorInfo:
     where = f"{path}: tensor {shown(name)}"
     if not isinstance(entry, dict) or not {"dtype", "shape", "data_offsets"} <= entry.keys():
         raise CheckpointError(
@@ -381,7 +386,7 @@ def _is_sizes(value: Any) -> bool:
     return isinstance(value, list) and all(type(v) is int and 0 <= v < 1 << 64 for v in value)
 
 
-def _check_coverage(path: Path, tensors: dict[str, TensorInfo], begin: int, size: int) -> None:
+def _check_coverage(path: PurePath, tensors: dict[str, TensorInfo], begin: int, size: int) -> None:
     position = begin
     for name, info in sorted(tensors.items(), key=lambda item: (item[1].offset, item[1].n_bytes)):
         if info.offset != position:
@@ -401,8 +406,8 @@ def _check_coverage(path: Path, tensors: dict[str, TensorInfo], begin: int, size
         )
 
 
-def _read_index(path: Path) -> dict[str, str]:
-    file = InputFile(path)
+def _read_index(file: InputFile) -> dict[str, str]:
+    path = file.path
     try:
         if file.size > _MAX_HEADER:
             raise CheckpointError(
