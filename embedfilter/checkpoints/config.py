@@ -37,12 +37,15 @@ class ModelFacts:
         Sizes of the vocabulary, likewise.
     tied : bool or None
         Whether the head is said to share the input embedding; None: not said.
+    scale_block : tuple of int or None
+        Rows and columns that share a scale of a quantised matrix; None: not said.
     """
 
     where: str
     hidden_sizes: tuple[int, ...] = ()
     vocab_sizes: tuple[int, ...] = ()
     tied: bool | None = None
+    scale_block: tuple[int, int] | None = None
 
     def check(self, where: str, name: str, shape: tuple[int, ...]) -> None:
         """Raise when the tensor `name` of shape `shape` contradicts the facts.
@@ -113,7 +116,19 @@ def read_config(folder: Folder) -> ModelFacts | None:
         hidden_sizes=_sizes(sections, _HIDDEN_SIZE),
         vocab_sizes=_sizes(sections, _VOCAB_SIZE),
         tied=next((flag for flag in flags if isinstance(flag, bool)), None),
+        scale_block=_scale_block(sections),
     )
+
+
+def _scale_block(sections: list[dict[str, Any]]) -> tuple[int, int] | None:
+    for section in sections:
+        quantisation = section.get("quantization_config")
+        block = quantisation.get("weight_block_size") if isinstance(quantisation, dict) else None
+        if isinstance(block, list) and len(block) == 2:
+            a, b = block
+            if type(a) is int and type(b) is int and min(a, b) > 0:
+                return a, b
+    return None
 
 
 def _sizes(sections: list[dict[str, Any]], keys: tuple[str, ...]) -> tuple[int, ...]:

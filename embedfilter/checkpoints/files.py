@@ -108,16 +108,25 @@ class InputFile:
                 done += count
         except OSError as error:
             raise CheckpointError(f"{self.path}: cannot be read: {error.strerror}") from error
-        size = self._current_size()
-        if done < n_bytes or size != self.size:
-            raise CheckpointError(
-                f"{self.path}: changed while it was read: expected {self.size} bytes, found {size}"
-            )
+        self.check_unchanged()
+        if done < n_bytes:
+            raise self._changed()
         return data
+
+    def check_unchanged(self) -> None:
+        """Raise when the file has another size than it had at first."""
+        if self._current_size() != self.size:
+            raise self._changed()
 
     def close(self) -> None:
         """Close the file; closing twice does nothing."""
         self._file.close()
+
+    def _changed(self) -> CheckpointError:
+        return CheckpointError(
+            f"{self.path}: changed while it was read: expected {self.size} bytes, "
+            f"found {self._current_size()}"
+        )
 
     def _current_size(self) -> int:
         return os.fstat(self._file.fileno()).st_size

@@ -29,15 +29,20 @@ from __future__ import annotations
 
 import struct
 from dataclasses import dataclass, field
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from embedfilter.checkpoints.config import ModelFacts
 from embedfilter.checkpoints.files import InputFile, shown
-from embedfilter.checkpoints.names import GGUF_NAMES, choose
-from embedfilter.checkpoints.unembedding import FileRows, Unembedding, head_shape
+from embedfilter.checkpoints.head import open_head
+from embedfilter.checkpoints.names import GGUF_NAMES
+from embedfilter.checkpoints.unembedding import FileRows, Unembedding
 from embedfilter.errors import CheckpointError
 
-__all__ = ["READABLE", "TYPES", "BlockType", "GgufFile", "open_gguf"]
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
+
+__all__ = ["TYPES", "BlockType", "GgufFile", "open_gguf"]
 
 
 @dataclass(frozen=True)
@@ -86,12 +91,6 @@ TYPES = {
     41: BlockType("Q1_0", 128, 18),
 }
 """Storage types by their number in the file; the numbers left out were withdrawn."""
-
-READABLE = frozenset(
-    {"F64", "F32", "F16", "BF16", "Q8_0", "Q4_0", "Q4_1", "Q5_0", "Q5_1"}
-    | {"Q2_K", "Q3_K", "Q4_K", "Q5_K", "Q6_K"}
-)
-"""Storage types that an unembedding matrix may have."""
 
 # Types of metadata values.
 _SCALARS = {
@@ -279,9 +278,23 @@ class GgufFile:
             row_bytes=info.n_bytes // info.shape[0],
         )
 
-    def close(self) -> None:
-        """Close the file."""
-        self._file.close()
+    def dtype(self, name: str) -> str:
+        """Return the storage type of a tensor."""
+        return self.tensors[name].type.name
+
+    def read(self, name: str) -> NDArray[np.uint8]:
+        """Return all bytes of a tensor, shape (n_bytes,)."""
+        info = self.tensors[name]
+        return self._file.read(info.offset, info.n_bytes)
+
+    def file_of(self, name: str) -> str:
+        """Return the path of the file that holds a tensor: this one."""
+        return self.where
+
+    def close(self, keep: str | None = None) -> None:
+        """Close the file, unless the tensor `keep` is still needed."""
+        if keep is None:
+            self._file.close()
 
 
 def open_gguf(file: InputFile, *, source: str, tensor: str | None = None) -> Unembedding:
@@ -302,30 +315,7 @@ def open_gguf(file: InputFile, *, source: str, tensor: str | None = None) -> Une
         The open matrix.
     """
     checkpoint = GgufFile(file)
-    try:
-        choice = choose(checkpoint, GGUF_NAMES, tensor)
-        info = checkpoint.tensors[choice.name]
-        if info.type.name not in READABLE:
-            raise CheckpointError(
-                f"{checkpoint.where}: tensor {shown(choice.name)}: the storage type "
-                f"{info.type.name} is not supported; expected one of {', '.join(sorted(READABLE))}"
-            )
-        # A tensor that the user names may be any matrix of the file.
-        if tensor is None:
-            checkpoint.facts.check(checkpoint.where, choice.name, info.shape)
-        shape = head_shape(checkpoint.where, choice.name, info.shape)
-    except BaseException:
-        checkpoint.close()
-        raise
-    return Unembedding(
-        checkpoint.rows(choice.name),
-        source=source,
-        name=choice.name,
-        shape=shape,
-        dtype=info.type.name,
-        tied=choice.tied,
-        reason=choice.reason,
-    )
+    return open_head(checkpoint, GGUF_NAMES, source=source, tensor=tensor, facts=checkpoint.facts)
 
 
 def _read_counts(cursor: _Cursor) -> tuple[int, int]:

@@ -11,7 +11,8 @@ from embedfilter.checkpoints.array import open_array
 from embedfilter.checkpoints.config import read_config
 from embedfilter.checkpoints.files import Folder, InputFile, exists, shown
 from embedfilter.checkpoints.gguf import open_gguf
-from embedfilter.checkpoints.safetensors import open_index, open_safetensors
+from embedfilter.checkpoints.safetensors import open_safetensors
+from embedfilter.checkpoints.sharded import open_index
 from embedfilter.errors import CheckpointError
 
 if TYPE_CHECKING:
