@@ -63,8 +63,9 @@ class EmbedFilter:
     kind : str
         Which directions are kept; see `embedfilter.spectrum.kept_directions`.
     metadata : mapping of str to str
-        Where the filter comes from: source, tensor, dtype, rows, fingerprint (SHA-256 of the
-        tensor's bytes), version (of the library that fitted it).
+        Where the filter comes from: source, revision (the commit of a model on the Hub),
+        tensor, dtype, rows, fingerprint (SHA-256 of the tensor's bytes), version (of the
+        library that fitted it).
     """
 
     components: NDArray[np.float32]
@@ -109,7 +110,8 @@ class EmbedFilter:
         Parameters
         ----------
         source : path or array
-            A folder, a file (.safetensors, .safetensors.index.json, .gguf) or a matrix.
+            A folder, a file (.safetensors, .safetensors.index.json, .gguf), a matrix, or the
+            id of a model on the Hugging Face Hub, "owner/name".
         ratio : number, optional
             Keep ``floor(d / ratio)`` of the d directions. 2 if `n_components` is not given
             either.
@@ -122,7 +124,7 @@ class EmbedFilter:
         tensor : str, optional
             The tensor to take, where it cannot be found by name.
         revision : str, optional
-            The revision of a hub repository.
+            For a model on the Hub: a branch, a tag or a commit.
         n_threads : int, optional
             By default, as many as the process may use.
         progress : bool
@@ -135,6 +137,8 @@ class EmbedFilter:
             matrix, or that matrix has no usable spectrum.
         TypeError, ValueError
             For wrong arguments.
+        ImportError
+            If the source needs a library that is not installed.
         """
         from embedfilter.checkpoints import open_unembedding  # noqa: PLC0415 - light import
 
@@ -197,6 +201,7 @@ class EmbedFilter:
             kind=kind,
             metadata={
                 "source": W.source,
+                **({} if W.revision is None else {"revision": W.revision}),
                 "tensor": W.name,
                 "dtype": W.dtype,
                 "rows": str(V),

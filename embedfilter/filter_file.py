@@ -9,7 +9,7 @@ singular_values       (d,)         F64, descending
 ====================  ===========  ===================================================
 
 The metadata are strings: format_version, kind, d, k, and those of `EmbedFilter.metadata`
-(source, tensor, dtype, rows, fingerprint, version). A filtered embedding is
+(source, revision, tensor, dtype, rows, fingerprint, version). A filtered embedding is
 ``y = x @ components.T``.
 """
 

@@ -25,7 +25,9 @@ __all__ = ["open_unembedding"]
 _INDEX = "model.safetensors.index.json"
 _PICKLES = (".bin", ".pt", ".pth", ".ckpt", ".pkl", ".pickle")
 _ARRAY_FILES = (".npy", ".npz")
-_HUB_ID = re.compile(r"[\w.-]+/[\w.-]+")
+_ENDINGS = (".safetensors", ".gguf", ".json", *_PICKLES, *_ARRAY_FILES)
+# A repository, and perhaps one of its files; huggingface_hub is stricter about its name.
+_HUB = re.compile(r"(\w[\w.-]*/\w[\w.-]*)(?:/(.+\.(?:safetensors|gguf|json)))?", re.ASCII)
 _URL = re.compile(r"[a-z][a-z0-9+.-]*://", re.IGNORECASE)
 _FORMATS = (
     "a safetensors file, the index of a sharded checkpoint (.safetensors.index.json), "
@@ -48,10 +50,13 @@ def open_unembedding(
         A safetensors file, the index of a sharded checkpoint, a GGUF file, a
         folder that holds one of these, or a matrix in memory of shape
         (vocabulary, hidden size): an array, an array-like or a torch tensor.
+        A string that names no local path may be the id of a model on the
+        Hugging Face Hub, "owner/name", or one of its files,
+        "owner/name/file.gguf".
     tensor
         The exact name of the tensor to take instead.
     revision
-        For sources on the Hub only, which this version does not open.
+        For a model on the Hub: a branch, a tag or a commit.
 
     Returns
     -------
@@ -64,6 +69,8 @@ def open_unembedding(
         The checkpoint is missing, damaged, not supported or has no usable head.
     ValueError, TypeError
         An argument is not one that can be used.
+    ImportError
+        The source may be on the Hub, and huggingface_hub is not installed.
     """
     if not isinstance(source, (str, bytes, os.PathLike)):
         if tensor is not None or revision is not None:
@@ -73,7 +80,12 @@ def open_unembedding(
         raise TypeError(f"tensor: expected a name, found {tensor!r}")
     given = os.fsdecode(source)
     path = Path(given)
-    _check_exists(path, given)
+    if not given or not exists(path):
+        hub = _HUB.fullmatch(given) if isinstance(source, str) else None
+        # A name with such an ending is that of a missing file, and better not looked for there.
+        if hub is None or (hub[2] is None and path.suffix in _ENDINGS):
+            raise _not_found(given)
+        return _open_hub(hub[1], hub[2], given, tensor, revision)
     if revision is not None:
         raise ValueError(
             f"revision: expected None for the local source {given}, found {revision!r}"
@@ -83,17 +95,30 @@ def open_unembedding(
     return _open_file(path, given, tensor)
 
 
-def _check_exists(path: Path, given: str) -> None:
-    if not given or not exists(path):
-        hint = ""
-        if _HUB_ID.fullmatch(given):
-            hint = (
-                "; if it is a Hugging Face Hub id: these are not supported in this version, "
-                "download the model and pass its folder"
-            )
-        elif _URL.match(given):
-            hint = "; only local files are read in this version, download it and pass its path"
-        raise CheckpointError(f"{given!r}: no such file or folder{hint}")
+def _not_found(given: str) -> CheckpointError:
+    hint = ""
+    if _URL.match(given):
+        hint = "; no addresses are read, only local paths and Hugging Face Hub ids (owner/name)"
+    return CheckpointError(f"{given!r}: no such file or folder{hint}")
+
+
+def _open_hub(
+    repository: str, name: str | None, given: str, tensor: str | None, revision: str | None
+) -> Unembedding:
+    try:
+        from embedfilter.checkpoints.hub import open_repository  # noqa: PLC0415 (an extra)
+    except ImportError as error:
+        raise ImportError(
+            f"{given!r}: no such file or folder; to read models from the Hugging Face Hub: "
+            'pip install "embedfilter[hub]"'
+        ) from error
+    folder = open_repository(repository, revision)
+    if name is None:
+        result = _open_folder(folder, given, tensor)
+    else:
+        result = _open_checkpoint(*folder.find(name), given, tensor)
+    result.revision = folder.commit
+    return result
 
 
 def _open_file(path: Path, source: str, tensor: str | None) -> Unembedding:
@@ -104,9 +129,15 @@ def _open_file(path: Path, source: str, tensor: str | None) -> Unembedding:
         raise CheckpointError(
             f"{path}: NumPy files are not supported in this version; load it and pass the array"
         )
-    file = InputFile(path)
+    return _open_checkpoint(Folder(path.parent), InputFile(path), source, tensor)
+
+
+def _open_checkpoint(
+    folder: Folder, file: InputFile, source: str, tensor: str | None
+) -> Unembedding:
+    suffix = file.path.suffix.lower()
     if suffix == ".json":
-        return open_index(Folder(path.parent), file, source=source, tensor=tensor)
+        return open_index(folder, file, source=source, tensor=tensor)
     if suffix == ".gguf":
         return open_gguf(file, source=source, tensor=tensor)
     if suffix != ".safetensors":  # files of the Hub's cache have no ending
@@ -117,7 +148,9 @@ def _open_file(path: Path, source: str, tensor: str | None) -> Unembedding:
         if start[8:9] != b"{" and not start.startswith(b"version "):  # a Git LFS pointer
             file.close()
             found = f"a file that starts with {start!r}" if start else "an empty file"
-            raise CheckpointError(f"{path}: not a checkpoint: expected {_FORMATS}, found {found}")
+            raise CheckpointError(
+                f"{file.path}: not a checkpoint: expected {_FORMATS}, found {found}"
+            )
     return open_safetensors(file, source=source, tensor=tensor)
 
 

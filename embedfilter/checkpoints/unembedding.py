@@ -153,7 +153,11 @@ class Unembedding:
         True when the input embedding serves because no separate head exists.
     reason : str
         One line that says how the tensor was chosen.
+    revision : str or None
+        The commit of a model on the Hub.
     """
+
+    revision: str | None = None
 
     def __init__(
         self,
