@@ -11,7 +11,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
-from embedfilter.checkpoints.files import Folder, parse_json, shown
+from embedfilter.checkpoints.files import Folder, read_json, shown
 from embedfilter.errors import CheckpointError
 
 __all__ = ["ModelFacts", "read_config"]
@@ -97,16 +97,7 @@ def read_config(folder: Folder) -> ModelFacts | None:
     """
     if not folder.has("config.json"):
         return None
-    file = folder.open("config.json")
-    try:
-        if file.size > _MAX_CONFIG:
-            raise CheckpointError(
-                f"{file.path}: expected at most {_MAX_CONFIG} bytes, found {file.size}"
-            )
-        text = file.read(0, file.size).tobytes()
-        config = parse_json(text, file.path, "the config", unique=False)
-    finally:
-        file.close()
+    config = read_json(folder.open("config.json"), "the config", limit=_MAX_CONFIG)
     # The top level comes last: for a multimodal model it may speak of the whole.
     sections = [config[key] for key in _TEXT_SECTIONS if isinstance(config.get(key), dict)]
     sections.append(config)

@@ -18,7 +18,7 @@ from embedfilter.errors import CheckpointError
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-__all__ = ["BLOCKS", "CODES", "FLOATS", "decode", "decoded_itemsize"]
+__all__ = ["BLOCKS", "CODES", "FLOATS", "decode", "decoded_itemsize", "storage_type"]
 
 FLOATS = {"F64": "float64", "F32": "float32", "F16": "float16", "BF16": "bfloat16"}
 """Storage types that are not decoded, with the names of their NumPy types."""
@@ -33,9 +33,19 @@ BLOCKS = frozenset(
 )
 """Storage types of GGUF whose blocks hold their scales."""
 
+_STORAGE = {name: stored for stored, name in (FLOATS | CODES).items()} | {
+    f"{kind}{bits}": f"{letter}{bits}"
+    for kind, letter in (("int", "I"), ("uint", "U"))
+    for bits in (8, 16, 32, 64)
+}
 _ITEMSIZES = {"F64": 8, "F32": 4, "F16": 2, "BF16": 2}
 # Numbers that a row must have for gguf to decode it at full speed.
 _JOINED = 8192
+
+
+def storage_type(name: str) -> str:
+    """Return the storage type that NumPy, ml_dtypes and torch call `name`."""
+    return _STORAGE.get(name, name)
 
 
 def decoded_itemsize(dtype: str) -> int:

@@ -22,7 +22,15 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
-__all__ = ["Folder", "InputFile", "exists", "file_in_folder", "parse_json", "shown"]
+__all__ = [
+    "Folder",
+    "InputFile",
+    "exists",
+    "file_in_folder",
+    "parse_json",
+    "read_json",
+    "shown",
+]
 
 # Linux and macOS refuse or shorten a single read near 2 GiB.
 _MAX_READ = 1 << 30
@@ -213,13 +221,51 @@ class Folder:
         """Return whether there is a file `name`, a base name."""
         return exists(file_in_folder(self._folder, name))
 
+    def folder(self, name: str) -> Folder:
+        """Return the folder `name` in this one, a base name."""
+        return Folder(file_in_folder(self._folder, name))
+
     def open(self, name: str) -> InputFile:
         """Open the file `name`, a base name, which no link may lead out of the folder."""
         return InputFile(file_in_folder(self._folder, name))
 
 
-def parse_json(text: bytes, path: PurePath, what: str, *, unique: bool = True) -> dict[str, Any]:
-    """Parse a JSON object from a file that is not trusted.
+def read_json(
+    file: InputFile, what: str, *, limit: int, unique: bool = False, kind: type = dict
+) -> Any:
+    """Read and close a JSON file that is not trusted.
+
+    Parameters
+    ----------
+    file
+        The open file.
+    what
+        What it is, for messages.
+    limit
+        The most bytes that it may have.
+    unique, kind
+        As in `parse_json`.
+
+    Returns
+    -------
+    dict or list
+        What the file holds.
+    """
+    try:
+        if file.size > limit:
+            raise CheckpointError(
+                f"{file.path}: {what}: expected at most {limit} bytes, found {file.size}"
+            )
+        text = file.read(0, file.size).tobytes()
+    finally:
+        file.close()
+    return parse_json(text, file.path, what, unique=unique, kind=kind)
+
+
+def parse_json(
+    text: bytes, path: PurePath, what: str, *, unique: bool = True, kind: type = dict
+) -> Any:
+    """Parse JSON from a file that is not trusted.
 
     Parameters
     ----------
@@ -231,11 +277,13 @@ def parse_json(text: bytes, path: PurePath, what: str, *, unique: bool = True) -
         What the text is, for messages.
     unique
         Refuse an object, at any depth, that has the same key twice.
+    kind
+        What the text must hold: dict or list.
 
     Returns
     -------
-    dict
-        The object.
+    dict or list
+        What the text holds.
     """
     try:
         parsed = json.loads(
@@ -249,9 +297,10 @@ def parse_json(text: bytes, path: PurePath, what: str, *, unique: bool = True) -
         raise CheckpointError(f"{path}: {what} is not valid JSON: {error}") from error
     except RecursionError as error:
         raise CheckpointError(f"{path}: {what} is nested too deeply") from error
-    if not isinstance(parsed, dict):
+    if not isinstance(parsed, kind):
+        expected = "object" if kind is dict else "array"
         raise CheckpointError(
-            f"{path}: {what}: expected a JSON object, found a {type(parsed).__name__}"
+            f"{path}: {what}: expected a JSON {expected}, found a {type(parsed).__name__}"
         )
     return parsed
 

@@ -33,16 +33,14 @@ from typing import TYPE_CHECKING, Any
 
 from embedfilter.checkpoints.config import ModelFacts
 from embedfilter.checkpoints.files import InputFile, shown
-from embedfilter.checkpoints.head import open_head
-from embedfilter.checkpoints.names import GGUF_NAMES
-from embedfilter.checkpoints.unembedding import FileRows, Unembedding
+from embedfilter.checkpoints.unembedding import FileRows
 from embedfilter.errors import CheckpointError
 
 if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
-__all__ = ["TYPES", "BlockType", "GgufFile", "open_gguf"]
+__all__ = ["TYPES", "BlockType", "GgufFile"]
 
 
 @dataclass(frozen=True)
@@ -239,6 +237,8 @@ class GgufFile:
         The model's architecture, such as "llama".
     facts : ModelFacts
         The hidden size and the vocabulary that the metadata state.
+    part : tuple of int
+        The number of this file, from 1, and how many a split checkpoint has.
     tensors : dict of str to TensorInfo
         The tensors, in the header's order.
     """
@@ -257,6 +257,8 @@ class GgufFile:
             raise
         self.architecture = metadata.architecture
         self.facts = _facts(metadata)
+        integers = metadata.integers
+        self.part = integers.get("split.no", 0) + 1, max(1, integers.get("split.count", 1))
 
     @property
     def names(self) -> list[str]:
@@ -297,27 +299,6 @@ class GgufFile:
             self._file.close()
 
 
-def open_gguf(file: InputFile, *, source: str, tensor: str | None = None) -> Unembedding:
-    """Open the unembedding matrix of a GGUF file.
-
-    Parameters
-    ----------
-    file
-        The open file; closed with the result.
-    source
-        The source as it was given.
-    tensor
-        The name of the tensor to take.
-
-    Returns
-    -------
-    Unembedding
-        The open matrix.
-    """
-    checkpoint = GgufFile(file)
-    return open_head(checkpoint, GGUF_NAMES, source=source, tensor=tensor, facts=checkpoint.facts)
-
-
 def _read_counts(cursor: _Cursor) -> tuple[int, int]:
     """Read up to the metadata; return the numbers of tensors and of metadata pairs."""
     magic = cursor.take(min(4, cursor.remaining), "the magic number")
@@ -353,12 +334,6 @@ def _read_metadata(cursor: _Cursor, n_pairs: int) -> _Metadata:
             raise cursor.error(f"the metadata key {shown(key)} occurs twice")
         keys.add(key)
         _read_value(cursor, key, metadata)
-    if metadata.integers.get("split.count", 0) > 1:
-        part = metadata.integers.get("split.no", 0) + 1
-        raise cursor.error(
-            f"part {part} of {metadata.integers['split.count']} of a split GGUF file, "
-            "which is not supported; merge the parts with llama-gguf-split --merge"
-        )
     return metadata
 
 

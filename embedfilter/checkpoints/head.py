@@ -43,7 +43,7 @@ def open_head(
     source: str,
     tensor: str | None = None,
     facts: ModelFacts | None = None,
-    only: str | None = None,
+    known: Choice | None = None,
 ) -> Unembedding:
     """Return the unembedding matrix of a checkpoint.
 
@@ -59,8 +59,8 @@ def open_head(
         The name of the tensor to take.
     facts
         What else is known of the model.
-    only
-        The name of the only array in the checkpoint, which is then the one to take.
+    known
+        What the source itself says that its head is.
 
     Returns
     -------
@@ -68,10 +68,7 @@ def open_head(
         The open matrix; only the file that holds it stays open.
     """
     try:
-        if only is not None and tensor is None:
-            choice = Choice(only, tied=False, reason="the only array in the file")
-        else:
-            choice = choose(checkpoint, table, tensor)
+        choice = choose(checkpoint, table, tensor, known)
         where, name = checkpoint.file_of(choice.name), choice.name
         reason = choice.reason
         _check_dtype(checkpoint, choice)

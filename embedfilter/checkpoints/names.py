@@ -245,7 +245,12 @@ class _Outline:
         return found
 
 
-def choose(tensors: TensorList, table: NameTable, tensor: str | None = None) -> Choice:
+def choose(
+    tensors: TensorList,
+    table: NameTable,
+    tensor: str | None = None,
+    known: Choice | None = None,
+) -> Choice:
     """Choose the unembedding matrix.
 
     Parameters
@@ -256,6 +261,8 @@ def choose(tensors: TensorList, table: NameTable, tensor: str | None = None) -> 
         The names to look for.
     tensor
         A tensor's exact name, which overrides the choice.
+    known
+        What the source itself says, which is then only checked for scales and adapters.
 
     Returns
     -------
@@ -271,6 +278,8 @@ def choose(tensors: TensorList, table: NameTable, tensor: str | None = None) -> 
     if tensor is not None:
         tied = tensor in embeddings and not heads and not far_heads
         choice = _named(tensors, tensor, tied=tied)
+    elif known is not None:
+        choice = known
     elif heads:
         name = _only_one(tensors, heads)
         choice = Choice(name, tied=False, reason=f"{shown(name)} is the output head")

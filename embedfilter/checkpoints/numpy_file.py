@@ -15,10 +15,10 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from embedfilter.checkpoints.encodings import FLOATS, decode
+from embedfilter.checkpoints.encodings import FLOATS, decode, storage_type
 from embedfilter.checkpoints.files import shown
 from embedfilter.checkpoints.head import open_head
-from embedfilter.checkpoints.names import MODEL_NAMES
+from embedfilter.checkpoints.names import MODEL_NAMES, Choice
 from embedfilter.checkpoints.zip_file import Inflated, open_zip, stored_begin
 from embedfilter.errors import CheckpointError, EmbedFilterError
 from embedfilter.npy_file import MAX_HEADER, read_npy_header
@@ -31,9 +31,9 @@ if TYPE_CHECKING:
 
 __all__ = ["NpyFile", "NpzFile", "open_npy", "open_npz"]
 
-_STORAGE = {numpy_name: name for name, numpy_name in FLOATS.items()}
 # Weights hardly compress; what shrinks more is made to fill the memory.
 _MAX_RATIO = 100
+_ONLY = "the only array in the file"
 
 
 @dataclass(frozen=True)
@@ -48,8 +48,7 @@ class _Array:
 
     @property
     def storage(self) -> str:
-        name: str = self.dtype.name
-        return _STORAGE.get(name, name)
+        return storage_type(self.dtype.name)
 
     @property
     def n_bytes(self) -> int:
@@ -239,7 +238,8 @@ def open_npy(file: InputFile, *, source: str, tensor: str | None = None) -> Unem
     Unembedding
         The open matrix, with the name "array".
     """
-    return open_head(NpyFile(file), MODEL_NAMES, source=source, tensor=tensor, only="array")
+    known = Choice("array", tied=False, reason=_ONLY)
+    return open_head(NpyFile(file), MODEL_NAMES, source=source, tensor=tensor, known=known)
 
 
 def open_npz(file: InputFile, *, source: str, tensor: str | None = None) -> Unembedding:
@@ -260,8 +260,9 @@ def open_npz(file: InputFile, *, source: str, tensor: str | None = None) -> Unem
         The open matrix.
     """
     checkpoint = NpzFile(file)
-    only = checkpoint.names[0] if len(checkpoint.names) == 1 else None
-    return open_head(checkpoint, MODEL_NAMES, source=source, tensor=tensor, only=only)
+    names = checkpoint.names
+    known = Choice(names[0], tied=False, reason=_ONLY) if len(names) == 1 else None
+    return open_head(checkpoint, MODEL_NAMES, source=source, tensor=tensor, known=known)
 
 
 def _array(where: str, data: InputFile | Inflated, start: bytes, begin: int, size: int) -> _Array:
@@ -273,8 +274,8 @@ def _array(where: str, data: InputFile | Inflated, start: bytes, begin: int, siz
         raise CheckpointError(str(error)) from None
     if dtype.hasobject or dtype.itemsize == 0:
         raise CheckpointError(
-            f"{where}: expected an array of {', '.join(_STORAGE)}, found {shown(str(dtype))}, "
-            "which is not read"
+            f"{where}: expected an array of {', '.join(FLOATS.values())}, "
+            f"found {shown(str(dtype))}, which is not read"
         )
     expected = math.prod(shape) * dtype.itemsize
     found = size - header.tell()

@@ -9,7 +9,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from embedfilter.checkpoints.config import read_config
-from embedfilter.checkpoints.files import parse_json, shown
+from embedfilter.checkpoints.files import read_json, shown
 from embedfilter.checkpoints.head import open_head
 from embedfilter.checkpoints.names import MODEL_NAMES
 from embedfilter.checkpoints.safetensors import SafetensorsFile
@@ -24,10 +24,7 @@ if TYPE_CHECKING:
     from embedfilter.checkpoints.head import Checkpoint
     from embedfilter.checkpoints.unembedding import StoredRows, Unembedding
 
-__all__ = ["INDEXES", "ShardedFolder", "open_index"]
-
-INDEXES = ("model.safetensors.index.json", "pytorch_model.bin.index.json")
-"""The names of indexes, the better first."""
+__all__ = ["ShardedFolder", "open_index"]
 
 # As for the header of a safetensors file, which holds the same names.
 _MAX_INDEX = 100_000_000
@@ -136,14 +133,7 @@ def open_index(
 
 def _read_index(file: InputFile, suffix: str) -> dict[str, str]:
     path = file.path
-    try:
-        if file.size > _MAX_INDEX:
-            raise CheckpointError(
-                f"{path}: expected an index of at most {_MAX_INDEX} bytes, found {file.size}"
-            )
-        index = parse_json(file.read(0, file.size).tobytes(), path, "the index")
-    finally:
-        file.close()
+    index = read_json(file, "the index", limit=_MAX_INDEX, unique=True)
     weight_map = index.get("weight_map")
     if not isinstance(weight_map, dict):
         raise CheckpointError(

@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Any
 from embedfilter.checkpoints.files import shown
 from embedfilter.checkpoints.head import open_head
 from embedfilter.checkpoints.names import MODEL_NAMES
-from embedfilter.checkpoints.torch_tensors import TorchRows, storage_type, tensor_bytes
+from embedfilter.checkpoints.torch_tensors import TorchRows, tensor_bytes, torch_storage_type
 from embedfilter.checkpoints.zip_file import open_zip
 from embedfilter.errors import CheckpointError
 
@@ -78,13 +78,17 @@ class TorchFile:
 
     def dtype(self, name: str) -> str:
         """Return the storage type of a tensor."""
-        return storage_type(self._tensors[name])
+        return torch_storage_type(self._tensors[name])
 
     def rows(self, name: str) -> TorchRows:
         """Return the rows of a matrix, which share the file."""
         # Memory that is mapped from a file that was cut cannot be read: the process would die.
         return TorchRows(
-            self._tensors[name], check=self._file.check_unchanged, close=self._file.close
+            self._tensors[name],
+            where=self.where,
+            name=name,
+            check=self._file.check_unchanged,
+            close=self._file.close,
         )
 
     def read(self, name: str) -> NDArray[np.uint8]:

@@ -8,7 +8,9 @@ from __future__ import annotations
 import sys
 from typing import TYPE_CHECKING, Any
 
-from embedfilter.checkpoints.encodings import decode
+from embedfilter.checkpoints.encodings import decode, storage_type
+from embedfilter.checkpoints.files import shown
+from embedfilter.errors import CheckpointError
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -16,16 +18,7 @@ if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
-__all__ = ["TorchRows", "storage_type", "tensor_bytes"]
-
-_STORAGE = {
-    "float64": "F64",
-    "float32": "F32",
-    "float16": "F16",
-    "bfloat16": "BF16",
-    "float8_e4m3fn": "F8_E4M3",
-    "float8_e5m2": "F8_E5M2",
-}
+__all__ = ["TorchRows", "tensor_bytes", "torch_storage_type"]
 
 
 class TorchRows:
@@ -35,6 +28,8 @@ class TorchRows:
     ----------
     tensor
         The matrix; let go of when this object is closed.
+    where, name
+        The file or model, and the tensor's name, for messages.
     check
         Called before each read; raises where the tensor's memory must not be touched.
     close
@@ -42,10 +37,21 @@ class TorchRows:
     """
 
     def __init__(
-        self, tensor: Any, *, check: Callable[[], None], close: Callable[[], None]
+        self,
+        tensor: Any,
+        *,
+        where: str,
+        name: str,
+        check: Callable[[], None],
+        close: Callable[[], None],
     ) -> None:
+        if tensor.is_meta:
+            raise CheckpointError(
+                f"{where}: tensor {shown(name)}: expected numbers, found none: it is on the meta "
+                "device"
+            )
         self._tensor = tensor
-        self._dtype = storage_type(tensor)
+        self._dtype = torch_storage_type(tensor)
         self._check = check
         self._close = close
 
@@ -64,10 +70,9 @@ class TorchRows:
         self._close()
 
 
-def storage_type(tensor: Any) -> str:
-    """Return the storage type of a tensor as safetensors spells it, or as torch does."""
-    name = str(tensor.dtype).removeprefix("torch.")
-    return _STORAGE.get(name, name)
+def torch_storage_type(tensor: Any) -> str:
+    """Return the storage type of a tensor."""
+    return storage_type(str(tensor.dtype).removeprefix("torch."))
 
 
 def tensor_bytes(tensor: Any) -> NDArray[np.uint8]:

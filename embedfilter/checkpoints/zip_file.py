@@ -48,7 +48,7 @@ class _SeekableFile(io.RawIOBase):
     def seek(self, offset: int, whence: int = 0) -> int:
         self._position = offset + (0, self._position, self._file.size)[whence]
         if self._position < 0:
-            raise ValueError("a position before the start of the file")
+            raise OSError("a position before the start of the file")
         return self._position
 
     def read(self, size: int = -1) -> bytes:
