@@ -14,14 +14,22 @@ import re
 import threading
 import time
 from collections import deque
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
 from urllib.parse import unquote, urlsplit
 
+import numpy as np
+from checkpoint_files import safetensors_bytes
+from numpy.typing import NDArray
+
 COMMIT = "1" * 40
+OTHER_COMMIT = "2" * 40
 TOKEN = "hf_of_the_test"
+INDEX = "model.safetensors.index.json"
+SHARDS = ("model-00001-of-00002.safetensors", "model-00002-of-00002.safetensors")
+_LAYER = 1_000_000_000  # numbers of four bytes
 _PIECE = 1 << 16
 
 
@@ -68,7 +76,7 @@ class Answer:
 RIGHT = Answer()
 
 
-@dataclass(frozen=True)
+@dataclass
 class Request:
     """What a client asked for, and how many bytes of body it was sent."""
 
@@ -77,13 +85,28 @@ class Request:
     path: str
     range: str | None
     authorization: str | None
-    n_bytes: int
+    n_bytes: int = 0
 
 
 class HubServer:
     """The Hub at `url`, its storage at `storage_url`.
 
-    `answers` are the storage's next ones, `answer` those after them.
+    Attributes
+    ----------
+    requests
+        What has been asked for.
+    answers, answer
+        The storage's next answers, and all after them.
+    hub_status
+        HTTP statuses for paths of the Hub itself that begin so.
+    hub_headers
+        What the Hub tells of weights in place of what is right.
+    direct
+        The Hub tells of weights without a redirection, and redirects who fetches them.
+    listing
+        What the Hub tells of every revision, in place of what is right.
+    after_listing
+        Called when the Hub has told a revision's commit.
     """
 
     def __init__(self) -> None:
@@ -91,11 +114,11 @@ class HubServer:
         self.requests: list[Request] = []
         self.answers: deque[Answer] = deque()
         self.answer = RIGHT
-        # Statuses for the next requests to the Hub itself, by the start of their path.
         self.hub_status: dict[str, int] = {}
         self.hub_headers: dict[str, str] = {}
-        self.location: str | None = None
-        self.after_listing: Any = None
+        self.direct = False
+        self.listing: bytes | None = None
+        self.after_listing: Callable[[], None] | None = None
         self._stored: dict[str, SparseFile] = {}
         self._lock = threading.Lock()
         self._servers = [self._listen(_HubHandler), self._listen(_StorageHandler)]
@@ -113,15 +136,24 @@ class HubServer:
         """Return the number of bytes of bodies that were sent, by one server or both."""
         return sum(r.n_bytes for r in self.requests if server in (None, r.server))
 
+    def ranges(self) -> list[tuple[int, int]]:
+        """Return the ranges that the storage was asked for: first byte, last byte."""
+        texts = [r.range for r in self.requests if r.server == "storage" and r.range]
+        pairs = [text.removeprefix("bytes=").split("-") for text in texts]
+        return [(int(first), int(last)) for first, last in pairs]
+
     def store(self, file: SparseFile) -> str:
+        """Put a file where the storage has it; return its key there."""
         key = hashlib.sha256(file.start + file.end + str(file.size).encode()).hexdigest()
         self._stored[key] = file
         return key
 
     def stored(self, key: str) -> SparseFile:
+        """Return the file of a key."""
         return self._stored[key]
 
     def next_answer(self) -> Answer:
+        """Return how the storage answers now."""
         with self._lock:
             return self.answers.popleft() if self.answers else self.answer
 
@@ -131,11 +163,45 @@ class HubServer:
             server.server_close()
 
     def _listen(self, handler: type[_Handler]) -> ThreadingHTTPServer:
-        server = ThreadingHTTPServer(("127.0.0.1", 0), handler)
-        server.daemon_threads = True
+        server = _Server(("127.0.0.1", 0), handler)
         server.hub = self  # type: ignore[attr-defined]
         threading.Thread(target=server.serve_forever, args=(0.01,), daemon=True).start()
         return server
+
+
+def shard(tensors: dict[str, tuple[str, list[int], int]], end: bytes = b"") -> SparseFile:
+    """A safetensors file of zeros but for its end, from names and dtype, shape, number of bytes."""
+    header, position = {}, 0
+    for name, (dtype, shape, n_bytes) in tensors.items():
+        offsets = [position, position + n_bytes]
+        header[name] = {"dtype": dtype, "shape": shape, "data_offsets": offsets}
+        position += n_bytes
+    start = safetensors_bytes(header)
+    return SparseFile(start, len(start) + position, end)
+
+
+def large_model(head: NDArray[np.float32]) -> dict[str, Any]:
+    """The files of a model of two shards of 4 GB; the second ends with its head."""
+    layers = [f"model.layers.{i}.weight" for i in (0, 1)]
+    layer = ("F32", [_LAYER], 4 * _LAYER)
+    weight_map = {**dict(zip(layers, SHARDS, strict=True)), "lm_head.weight": SHARDS[1]}
+    return {
+        "config.json": {"hidden_size": head.shape[1], "vocab_size": head.shape[0]},
+        INDEX: {"metadata": {}, "weight_map": weight_map},
+        "README.md": b"A model.",
+        SHARDS[0]: shard({layers[0]: layer}),
+        SHARDS[1]: shard({layers[1]: layer, **one_tensor(head)}, head.tobytes()),
+    }
+
+
+def small_model(head: NDArray[np.float32]) -> dict[str, Any]:
+    """The files of a model of one file with a head and nothing else."""
+    return {"model.safetensors": shard(one_tensor(head), head.tobytes())}
+
+
+def one_tensor(head: NDArray[np.float32]) -> dict[str, tuple[str, list[int], int]]:
+    """A head as `shard` takes it."""
+    return {"lm_head.weight": ("F32", list(head.shape), head.nbytes)}
 
 
 def _as_file(content: Any) -> SparseFile:
@@ -143,6 +209,13 @@ def _as_file(content: Any) -> SparseFile:
         return content
     data = content if isinstance(content, bytes) else json.dumps(content).encode()
     return SparseFile(data, len(data))
+
+
+class _Server(ThreadingHTTPServer):
+    daemon_threads = True
+
+    def handle_error(self, *_: Any) -> None:
+        """Say nothing: clients that break a connection off are what is tested."""
 
 
 class _Handler(BaseHTTPRequestHandler):
@@ -166,7 +239,14 @@ class _Handler(BaseHTTPRequestHandler):
         self, status: int, headers: dict[str, str | None], body: Iterator[bytes] | bytes = b""
     ) -> None:
         """Send an answer and record the request; a header of None is left out."""
-        n_bytes = 0
+        request = Request(
+            self.name,
+            self.command,
+            self.path,
+            self.headers["Range"],
+            self.headers["Authorization"],
+        )
+        self.hub.requests.append(request)
         with contextlib.suppress(OSError):  # the client has gone
             self.send_response(status)
             for header, value in headers.items():
@@ -175,18 +255,8 @@ class _Handler(BaseHTTPRequestHandler):
             self.end_headers()
             if self.command != "HEAD":
                 for piece in (body,) if isinstance(body, bytes) else body:
+                    request.n_bytes += len(piece)
                     self.wfile.write(piece)
-                    n_bytes += len(piece)
-        self.hub.requests.append(
-            Request(
-                self.name,
-                self.command,
-                self.path,
-                self.headers["Range"],
-                self.headers["Authorization"],
-                n_bytes,
-            )
-        )
 
 
 class _HubHandler(_Handler):
@@ -194,6 +264,12 @@ class _HubHandler(_Handler):
 
     def do_GET(self) -> None:
         path = urlsplit(self.path).path
+        if path == "/api/agent-harnesses":  # huggingface_hub asks once a day, of itself
+            self.send_error(404)
+            return
+        if self.hub.listing is not None and path.startswith("/api/"):
+            self.reply(200, {"Content-Length": str(len(self.hub.listing))}, self.hub.listing)
+            return
         for start, status in self.hub.hub_status.items():
             if path.startswith(start):
                 self.refuse(status, "")
@@ -240,11 +316,14 @@ class _HubHandler(_Handler):
             headers |= {
                 "X-Linked-Size": str(file.size),
                 "X-Linked-Etag": f'"{key}"',
-                "Location": self.hub.location or f"{self.hub.storage_url}/{key}?signature=1",
+                "Location": f"{self.hub.storage_url}/{key}?signature=1",
                 "Content-Length": "0",
                 **self.hub.hub_headers,
             }
-            self.reply(302, headers)
+            direct = self.hub.direct and self.command == "HEAD"
+            if direct:
+                headers["Location"] = None
+            self.reply(200 if direct else 302, headers)
         else:
             headers["Content-Length"] = str(file.size)
             self.reply(200, headers, file.read(0, file.size))

@@ -209,7 +209,7 @@ def _from_hub(repository: str, revision: str) -> tuple[str, _Sizes]:
             files_metadata=True,
             timeout=constants.HF_HUB_ETAG_TIMEOUT,
         )
-        commit = info.sha or ""
+        commit = str(info.sha)
         sizes = {
             file.rfilename: file.size if type(file.size) is int and file.size >= 0 else None
             for file in info.siblings or ()

@@ -41,7 +41,6 @@ LIBRARY: dict[str, Any] = {
 
 # The headers of most safetensors files end before this byte, and are fetched in one request.
 _HEAD = 1 << 17
-_CHUNK = 1 << 20
 # Attempts in a row that bring less than _PROGRESS bytes, before giving up.
 _MOST_FAILURES = 5
 _PROGRESS = 1 << 20
@@ -78,7 +77,11 @@ class HubFile(InputFile):
         # Blocks are read ahead in a thread, while the caller may read as well.
         self._lock = threading.Lock()
         self._kept = _KeptBytes(store, size)
-        super().__init__(store)
+        try:
+            super().__init__(store)
+        except BaseException:
+            self._kept.close()
+            raise
         self.path = path
 
     def read(self, offset: int, n_bytes: int) -> NDArray[np.uint8]:
@@ -139,7 +142,7 @@ class HubFile(InputFile):
             ) as response:
                 self._check(response, start, stop)
                 left = stop - start
-                for chunk in response.iter_raw(_CHUNK):
+                for chunk in response.iter_raw():  # as they come: none are lost in a drop
                     left -= len(chunk)
                     if left < 0:
                         raise CheckpointError(
