@@ -122,8 +122,10 @@ class HubServer:
         self._stored: dict[str, SparseFile] = {}
         self._lock = threading.Lock()
         self._servers = [self._listen(_HubHandler), self._listen(_StorageHandler)]
+        # Of another name, which is what versions of huggingface_hub tell hosts apart by.
         self.url, self.storage_url = (
-            f"http://127.0.0.1:{server.server_address[1]}" for server in self._servers
+            f"http://{name}:{server.server_address[1]}"
+            for name, server in zip(("127.0.0.1", "localhost"), self._servers, strict=True)
         )
 
     def add(self, repository: str, files: dict[str, Any], commit: str = COMMIT) -> Repository:
