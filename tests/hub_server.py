@@ -58,6 +58,8 @@ class Repository:
     revisions: dict[str, str] = field(default_factory=lambda: {"main": COMMIT})
     # What is sent to those who have no token: an HTTP status and an error code, or nothing.
     refusal: tuple[int, str] | None = None
+    # Whether its listing is open to all nevertheless, as that of a gated repository is.
+    is_listed: bool = False
 
 
 @dataclass(frozen=True)
@@ -283,7 +285,8 @@ class _HubHandler(_Handler):
         if match is None or repository is None:
             self.refuse(401, "RepoNotFound")
             return
-        if repository.refusal and self.headers["Authorization"] != f"Bearer {TOKEN}":
+        is_open = repository.refusal is None or (api and repository.is_listed)
+        if not is_open and self.headers["Authorization"] != f"Bearer {TOKEN}":
             self.refuse(*repository.refusal)
             return
         revision = unquote(match[2])

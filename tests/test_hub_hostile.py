@@ -88,6 +88,7 @@ def test_row_63_wrong_content_range(hub, value):
     message = refused()
     assert f"{FILE}: expected Content-Range 'bytes 131072-" in message
     assert "found '" in message
+    assert len(message) < 500
 
 
 @pytest.mark.parametrize("length", ["0", "5", "99999999", "1e3", "-1"])
@@ -349,6 +350,14 @@ def test_a_header_that_is_too_long_is_not_fetched(hub):
     assert hub.served() < 200_000
 
 
+def test_a_listing_without_sizes(hub):
+    hub.add(ID, small_model(HEAD))
+    siblings = [{"rfilename": "model.safetensors"}]
+    hub.listing = json.dumps({"id": ID, "sha": COMMIT, "siblings": siblings}).encode()
+    with open_unembedding(ID) as W:
+        np.testing.assert_array_equal(W.rows(0, 4096), HEAD)
+
+
 @pytest.mark.parametrize("size", [1 << 63, -1, 2.5, "9", None])
 def test_sizes_that_files_cannot_have(hub, size):
     siblings = [{"rfilename": "model.safetensors", "size": size}]
@@ -359,12 +368,19 @@ def test_sizes_that_files_cannot_have(hub, size):
 # ---- Access ------------------------------------------------------------------------------------
 
 
-def test_row_63_a_gated_repository(hub):
-    hub.add(ID, small_model(HEAD)).refusal = (403, "GatedRepo")
+@pytest.mark.parametrize("is_listed", [False, True])
+@pytest.mark.parametrize("first", ["config.json", "model.safetensors"])
+def test_row_63_a_gated_repository(hub, monkeypatch, is_listed, first):
+    config = {"config.json": {}} if first == "config.json" else {}
+    repository = hub.add(ID, {**config, **small_model(HEAD)})
+    repository.refusal, repository.is_listed = (403, "GatedRepo"), is_listed
+    where = f"{ID}/{first}" if is_listed else f"{ID} at 'main'"
+    expected = f"{where}: a gated repository, which {hub.url} does not give"
     message = refused()
-    assert message.startswith(f"{ID} at 'main': a gated repository, which {hub.url} does not give")
-    assert "without a token" in message
+    assert message.startswith(f"{expected} without a token; accept its terms")
     assert "hf auth login" in message
+    monkeypatch.setenv("HF_TOKEN", "hf_without_access")
+    assert refused().startswith(f"{expected} with the token in use")
 
 
 def test_row_63_a_private_repository(hub, monkeypatch):

@@ -56,7 +56,7 @@ _COMMIT = re.compile(r"[0-9a-f]{40}")
 # Files of which a few bytes are wanted; the others are small, or refused.
 _WEIGHTS = (".safetensors", ".gguf")
 _PICKLES = (".bin", ".pt", ".pth", ".ckpt", ".pkl", ".pickle")
-# No index is larger; see the safetensors format's own limit for its header.
+# As for the header of a safetensors file; an index is the largest of them.
 _MOST_WHOLE = 100_000_000
 
 _Sizes = dict[str, "int | None"]
@@ -131,14 +131,9 @@ class HubFolder(Folder):
         return folder, folder.open(base)
 
     def _remote(self, name: str, path: PurePath) -> HubFile:
-        url = hf_hub_url(self._repository, name, revision=self.commit)
-        size = self._sizes[name]
-        if size is None:
-            size = get_hf_file_metadata(url, timeout=constants.HF_HUB_ETAG_TIMEOUT, **LIBRARY).size
-        if size is None:
-            raise CheckpointError(f"{path}: expected its size from the server, found none")
+        size = self._size(name, path)
         store = _store(self._repository) / self.commit / "files" / name
-        return HubFile(url, commit=self.commit, size=size, path=path, store=store)
+        return HubFile(self._url(name), commit=self.commit, size=size, path=path, store=store)
 
     def _downloaded(self, name: str, path: PurePath) -> str:
         if name.endswith(_PICKLES):
@@ -146,14 +141,26 @@ class HubFolder(Folder):
                 f"{path}: PyTorch pickles are not fetched; run `hf download {self._repository}` "
                 "and pass the folder, or convert the model to safetensors"
             )
-        size = self._sizes[name]
-        if size is not None and size > _MOST_WHOLE:
+        size = self._size(name, path)
+        if size > _MOST_WHOLE:
             raise CheckpointError(f"{path}: expected at most {_MOST_WHOLE} bytes, found {size}")
         return str(
             hf_hub_download(
                 self._repository, name, revision=self.commit, tqdm_class=_NoBar, **LIBRARY
             )
         )
+
+    def _size(self, name: str, path: PurePath) -> int:
+        size = self._sizes[name]
+        if size is None:  # servers that are not the Hub itself may not list sizes
+            timeout = constants.HF_HUB_ETAG_TIMEOUT
+            size = get_hf_file_metadata(self._url(name), timeout=timeout, **LIBRARY).size
+        if size is None:
+            raise CheckpointError(f"{path}: expected its size from the server, found none")
+        return size
+
+    def _url(self, name: str) -> str:
+        return str(hf_hub_url(self._repository, name, revision=self.commit))
 
 
 class _NoBar(tqdm):  # type: ignore[type-arg]

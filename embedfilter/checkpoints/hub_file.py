@@ -20,7 +20,7 @@ from huggingface_hub import constants, get_hf_file_metadata
 from huggingface_hub.utils import build_hf_headers, get_session
 
 import embedfilter
-from embedfilter.checkpoints.files import InputFile
+from embedfilter.checkpoints.files import InputFile, shown
 from embedfilter.checkpoints.hub_errors import InterruptionError, hub_errors, status_error
 from embedfilter.errors import CheckpointError
 
@@ -185,18 +185,20 @@ class HubFile(InputFile):
             raise status_error(self.path, status, headers)
         encoding = headers.get("Content-Encoding", "identity")
         if encoding != "identity":
-            raise CheckpointError(f"{self.path}: expected plain bytes, found encoding {encoding!r}")
+            raise CheckpointError(
+                f"{self.path}: expected plain bytes, found encoding {shown(encoding)}"
+            )
         promised = headers.get("Content-Range", "")
         match = _CONTENT_RANGE.fullmatch(promised)
         if match is None or tuple(map(int, match.groups())) != (start, stop - 1, self.size):
             raise CheckpointError(
                 f"{self.path}: expected Content-Range 'bytes {start}-{stop - 1}/{self.size}', "
-                f"found {promised!r}"
+                f"found {shown(promised)}"
             )
         length = headers.get("Content-Length", str(stop - start))
         if length != str(stop - start):
             raise CheckpointError(
-                f"{self.path}: expected Content-Length {stop - start}, found {length!r}"
+                f"{self.path}: expected Content-Length {stop - start}, found {shown(length)}"
             )
 
     def _refuse_downgrade(self, location: str) -> None:
