@@ -23,6 +23,7 @@ from embedfilter.errors import EmbedFilterError
 
 if TYPE_CHECKING:
     from embedfilter import EmbedFilter
+    from embedfilter.checkpoints import Unembedding
     from embedfilter.demo import DemoReport, Figures
 
 __all__ = ["main"]
@@ -336,7 +337,8 @@ def inspect(file: str, as_json: bool, **options: Any) -> None:
     """Tell what a filter or a checkpoint holds.
 
     Of a filter: where it comes from, and its spectrum. Of a checkpoint: which tensor would be
-    the unembedding matrix, and why.
+    the unembedding matrix, and why; how many tokens its model knows, and how many rows are
+    padding, zeros, or copies of others.
 
     \b
     Example:
@@ -389,6 +391,7 @@ def _checkpoint_facts(source: str, *, tensor: str | None, revision: str | None) 
     from embedfilter.checkpoints import open_unembedding  # noqa: PLC0415
 
     with open_unembedding(source, tensor=tensor, revision=revision) as W:
+        tokens = W.n_tokens
         return {
             "checkpoint": source,
             **({} if W.revision is None else {"revision": W.revision}),
@@ -398,7 +401,25 @@ def _checkpoint_facts(source: str, *, tensor: str | None, revision: str | None) 
             "dtype": W.dtype,
             "tied": W.tied,
             "reason": W.reason,
+            **(
+                {}
+                if tokens is None
+                else {"tokens": tokens, "padding_rows": max(0, W.shape[0] - tokens)}
+            ),
+            # Which needs all of the matrix, and that is not fetched to be looked at.
+            **(_row_facts(W) if W.revision is None else {}),
         }
+
+
+def _row_facts(W: Unembedding) -> dict[str, int]:
+    from tqdm import tqdm  # noqa: PLC0415
+
+    from embedfilter.checkpoints.row_counts import count_rows, warn_of_copies  # noqa: PLC0415
+
+    warn_of_copies(W, stacklevel=2)
+    with tqdm(total=W.shape[0], desc="inspect", unit=" rows", unit_scale=True, disable=None) as bar:
+        counts = count_rows(W.blocks(), progress=bar.update)
+    return {"zero_rows": counts.zero, "copied_rows": counts.copies}
 
 
 def _spectrum_line(f: EmbedFilter) -> str:

@@ -190,10 +190,13 @@ class EmbedFilter:
 
     @classmethod
     def _fit(cls, W: Unembedding, k: int, kind: str, n_threads: int, progress: bool) -> EmbedFilter:
+        from embedfilter.checkpoints.row_counts import warn_of_copies  # noqa: PLC0415
+
         V, d = W.shape
         spectrum = Spectrum.of(W, n_threads=n_threads, progress=progress)
         kept = kept_directions(kind, d, k)
         check_cuts(spectrum.singular_values, kept, stacklevel=3)
+        warn_of_copies(W, stacklevel=3)
         return cls(
             spectrum.directions[kept].astype(np.float32),
             kept,

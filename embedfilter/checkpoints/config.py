@@ -14,9 +14,10 @@ from typing import Any
 from embedfilter.checkpoints.files import Folder, read_json, shown
 from embedfilter.errors import CheckpointError
 
-__all__ = ["ModelFacts", "read_config"]
+__all__ = ["ModelFacts", "read_config", "tokenizer_size"]
 
 _MAX_CONFIG = 16 << 20
+_MAX_TOKENIZER = 128 << 20
 # The sections that describe the language model of a multimodal one.
 _TEXT_SECTIONS = ("text_config", "llm_config", "language_config")
 _HIDDEN_SIZE = ("hidden_size", "n_embd", "d_model", "n_embed", "dim")
@@ -39,6 +40,8 @@ class ModelFacts:
         Whether the head is said to share the input embedding; None: not said.
     scale_block : tuple of int or None
         Rows and columns that share a scale of a quantised matrix; None: not said.
+    folder : Folder or None
+        Where the model's tokenizer may be.
     """
 
     where: str
@@ -46,6 +49,12 @@ class ModelFacts:
     vocab_sizes: tuple[int, ...] = ()
     tied: bool | None = None
     scale_block: tuple[int, int] | None = None
+    folder: Folder | None = None
+
+    def n_tokens(self) -> int | None:
+        """Return how many tokens the tokenizer has, or else the model is said to know."""
+        found = None if self.folder is None else tokenizer_size(self.folder)
+        return found or min(self.vocab_sizes, default=None)
 
     def check(self, where: str, name: str, shape: tuple[int, ...]) -> None:
         """Raise when the tensor `name` of shape `shape` contradicts the facts.
@@ -108,6 +117,7 @@ def read_config(folder: Folder) -> ModelFacts | None:
         vocab_sizes=_sizes(sections, _VOCAB_SIZE),
         tied=next((flag for flag in flags if isinstance(flag, bool)), None),
         scale_block=_scale_block(sections),
+        folder=folder,
     )
 
 
@@ -130,3 +140,30 @@ def _sizes(sections: list[dict[str, Any]], keys: tuple[str, ...]) -> tuple[int, 
         if values and type(values[0]) is int and values[0] > 0 and values[0] not in found:
             found.append(values[0])
     return tuple(found)
+
+
+def tokenizer_size(folder: Folder) -> int | None:
+    """Return how many tokens the tokenizer of a model has, or None where there is none.
+
+    Parameters
+    ----------
+    folder
+        The folder, perhaps with a ``tokenizer.json``.
+
+    Returns
+    -------
+    int or None
+        One more than the greatest number of a token.
+    """
+    if not folder.has("tokenizer.json"):
+        return None
+    file = folder.open("tokenizer.json")
+    tokenizer = read_json(file, "the tokenizer", limit=_MAX_TOKENIZER)
+    model, added = tokenizer.get("model"), tokenizer.get("added_tokens")
+    vocabulary = model.get("vocab") if isinstance(model, dict) else None
+    # Of most models a map to numbers; of Unigram ones a list in the numbers' order.
+    numbers: list[Any] = [len(vocabulary) - 1] if isinstance(vocabulary, list) else []
+    numbers += vocabulary.values() if isinstance(vocabulary, dict) else ()
+    if isinstance(added, list):
+        numbers += (token.get("id") for token in added if isinstance(token, dict))
+    return max((number for number in numbers if type(number) is int), default=-1) + 1 or None

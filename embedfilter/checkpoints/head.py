@@ -95,6 +95,7 @@ def open_head(
         dtype=dtype,
         tied=choice.tied,
         reason=reason,
+        facts=facts,
     )
 
 
