@@ -23,7 +23,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from embedfilter.atomic import atomic_output
-from embedfilter.checkpoints.files import InputFile
+from embedfilter.checkpoints.files import InputFile, shown
 from embedfilter.checkpoints.safetensors import SafetensorsFile
 from embedfilter.checkpoints.unembedding import MAX_HIDDEN_SIZE
 from embedfilter.errors import CheckpointError, FilterFileError
@@ -90,7 +90,7 @@ def _read(path: Path, file: SafetensorsFile) -> EmbedFilter:
         raise FilterFileError(f"{path}: {_EXPECTED}, found another safetensors file")
     expected = f"a filter of format version {FORMAT_VERSION}"
     _check(path, version == FORMAT_VERSION, expected, f"version {version!r}")
-    names = ", ".join(sorted(file.tensors))
+    names = ", ".join(shown(name) for name in sorted(file.tensors)[:10])
     _check(path, set(file.tensors) == set(_TYPES), f"the tensors {', '.join(_TYPES)}", names)
     d, k = (_size(path, metadata, key) for key in ("d", "k"))
     _check(path, d <= MAX_HIDDEN_SIZE, f"at most {MAX_HIDDEN_SIZE} as metadata 'd'", str(d))

@@ -114,6 +114,8 @@ HOSTILE_SAFETENSORS = [
         b'{"__metadata__":{"a":"1","a":"2"},"lm_head.weight":' + _ENTRY + b"}",
         "'a' occurs twice",
     ),
+    _raw("half-a-character", b'{"\\ud800":' + _ENTRY + b"}", "not valid JSON: .*surrogates"),
+    _raw("half-a-character-as-a-value", b'{"a":{"dtype":"\\udfff"}}', "not valid JSON"),
     _raw("number-of-a-million-digits", b'{"a":' + b"9" * 1_000_000 + b"}", "not valid JSON"),
     _head("offsets-negative", "data_offsets", data_offsets=[-48, 0]),
     _head("offsets-reversed", "data_offsets", data_offsets=[48, 0]),

@@ -534,15 +534,6 @@ def test_urls(url):
     assert url in str(e.value)
 
 
-def test_name_that_is_not_utf_8(tmp_path):
-    path = tmp_path / "model.safetensors"
-    header = b'{"lm_head.\\ud800weight":{"dtype":"F32","shape":[6,2],"data_offsets":[0,48]}}'
-    path.write_bytes(len(header).to_bytes(8, "little") + header + bytes(48))
-    with open_unembedding(path, tensor="lm_head.\ud800weight") as W:
-        assert W.name == "lm_head.\\ud800weight"
-        assert W.rows(0, 6).shape == (6, 2)
-
-
 @pytest.mark.parametrize("source", ["missing", "missing/model.safetensors", "", "a" * 5000, "a\0b"])
 def test_missing_path(tmp_path, monkeypatch, source):
     monkeypatch.chdir(tmp_path)

@@ -276,7 +276,7 @@ def parse_json(
     what
         What the text is, for messages.
     unique
-        Refuse an object, at any depth, that has the same key twice.
+        Refuse an object, at any depth, that has the same key twice, or halves of characters.
     kind
         What the text must hold: dict or list.
 
@@ -288,7 +288,7 @@ def parse_json(
     try:
         parsed = json.loads(
             text.decode("utf-8"),
-            object_pairs_hook=_unique_keys if unique else None,
+            object_pairs_hook=_unique_pairs if unique else None,
             parse_int=_integer,
         )
     except UnicodeDecodeError as error:
@@ -305,12 +305,14 @@ def parse_json(
     return parsed
 
 
-def _unique_keys(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+def _unique_pairs(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     result: dict[str, Any] = {}
     for key, value in pairs:
         if key in result:
             raise ValueError(f"the key {shown(key)} occurs twice")
         result[key] = value
+        # An escape such as \ud800 alone is no character; Python lets it pass.
+        (key + value if isinstance(value, str) else key).encode()
     return result
 
 
