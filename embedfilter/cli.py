@@ -23,6 +23,7 @@ from embedfilter.errors import EmbedFilterError
 
 if TYPE_CHECKING:
     from embedfilter import EmbedFilter
+    from embedfilter.checkpoints import Unembedding
     from embedfilter.demo import DemoReport, Figures
 
 __all__ = ["main"]
@@ -34,6 +35,8 @@ PRECISIONS = ("float32", "float16", "bfloat16", "int8", "uint8", "ubinary")
 
 _BLOCK_BYTES = 16 << 20
 _PATH = click.Path(path_type=Path)
+# A string, since it may be the id of a model on the Hub.
+_CHECKPOINT = click.Path(path_type=str)
 _Command = Callable[..., Any]
 
 
@@ -56,6 +59,7 @@ class _Group(click.Group):
             TypeError,
             ArithmeticError,
             MemoryError,
+            ImportError,  # of an extra that is not installed
             Warning,  # under python -W error
         ) as error:
             _fail(ctx, str(error) or type(error).__name__)
@@ -113,6 +117,12 @@ def _threads_option(command: _Command) -> _Command:
     )(command)
 
 
+def _revision_option(command: _Command) -> _Command:
+    return click.option(
+        "--revision", help="Of a model on the Hub: a branch, a tag or a commit.  [default: main]"
+    )(command)
+
+
 def _json_option(command: _Command) -> _Command:
     return click.option("--json", "as_json", is_flag=True, help="Print JSON.")(command)
 
@@ -124,7 +134,7 @@ def main() -> None:
 
 
 @main.command()
-@click.argument("checkpoint", type=_PATH)
+@click.argument("checkpoint", type=_CHECKPOINT)
 @click.option("-o", "--output", type=_PATH, required=True, help="The filter file to write.")
 @click.option("--ratio", type=float, help="Keep 1/RATIO of the dimensions.  [default: 2]")
 @click.option("--components", "n_components", type=int, help="Keep so many dimensions.")
@@ -138,22 +148,25 @@ def main() -> None:
     " identity all.",
 )
 @click.option("--tensor", help="The unembedding matrix's name, where it is not found by itself.")
+@_revision_option
 @_threads_option
 @_json_option
-def fit(checkpoint: Path, output: Path, as_json: bool, **options: Any) -> None:
+def fit(checkpoint: str, output: Path, as_json: bool, **options: Any) -> None:
     """Fit a filter to a model's unembedding matrix.
 
     CHECKPOINT is a safetensors file, the index of a sharded checkpoint
-    (.safetensors.index.json), a GGUF file, or a folder that holds one of these.
+    (.safetensors.index.json), a GGUF file, a folder that holds one of these, or the id of a
+    model on the Hugging Face Hub.
 
     \b
     Example:
       embedfilter fit path/to/model -o filter.safetensors --ratio 2
+      embedfilter fit Qwen/Qwen3-0.6B -o filter.safetensors
     """  # noqa: D301 - click takes the backspace for "do not wrap"
     from embedfilter.atomic import check_target  # noqa: PLC0415
 
     check_target(output)  # found out before the work, not after
-    _refuse_part_of_checkpoint(output, checkpoint)
+    _refuse_part_of_checkpoint(output, Path(checkpoint))
     start = time.perf_counter()
     f = embedfilter.EmbedFilter.from_checkpoint(checkpoint, progress=sys.stderr.isatty(), **options)
     f.save(output)
@@ -316,14 +329,16 @@ def _read_ranges(path: Path | None, precision: str, k: int) -> Any:
 
 
 @main.command()
-@click.argument("file", type=_PATH)
+@click.argument("file", type=_CHECKPOINT)
 @click.option("--tensor", help="The tensor of a checkpoint to take for the unembedding matrix.")
+@_revision_option
 @_json_option
-def inspect(file: Path, tensor: str | None, as_json: bool) -> None:
+def inspect(file: str, as_json: bool, **options: Any) -> None:
     """Tell what a filter or a checkpoint holds.
 
     Of a filter: where it comes from, and its spectrum. Of a checkpoint: which tensor would be
-    the unembedding matrix, and why.
+    the unembedding matrix, and why; how many tokens its model knows, and how many rows are
+    padding, zeros, or copies of others.
 
     \b
     Example:
@@ -331,15 +346,18 @@ def inspect(file: Path, tensor: str | None, as_json: bool) -> None:
     """  # noqa: D301 - click takes the backspace for "do not wrap"
     from embedfilter.filter_file import is_filter_file  # noqa: PLC0415
 
-    if is_filter_file(file):
-        if tensor is not None:
-            raise EmbedFilterError(f"--tensor: expected a checkpoint with it, found filter {file}")
+    if is_filter_file(Path(file)):
+        for name, value in options.items():
+            if value is not None:
+                raise EmbedFilterError(
+                    f"--{name}: expected a checkpoint with it, found filter {file}"
+                )
         f = embedfilter.EmbedFilter.load(file)
-        facts = _filter_facts(file, f)
+        facts = _filter_facts(Path(file), f)
         if not as_json:
             facts["singular_values"] = _spectrum_line(f)
     else:
-        facts = _checkpoint_facts(file, tensor)
+        facts = _checkpoint_facts(file, **options)
     if as_json:
         _print(json.dumps(facts))
         return
@@ -369,19 +387,39 @@ def _filter_facts(path: Path, f: EmbedFilter) -> dict[str, Any]:
     }
 
 
-def _checkpoint_facts(path: Path, tensor: str | None) -> dict[str, Any]:
+def _checkpoint_facts(source: str, *, tensor: str | None, revision: str | None) -> dict[str, Any]:
     from embedfilter.checkpoints import open_unembedding  # noqa: PLC0415
 
-    with open_unembedding(path, tensor=tensor) as W:
+    with open_unembedding(source, tensor=tensor, revision=revision) as W:
+        tokens = W.n_tokens
         return {
-            "checkpoint": str(path),
+            "checkpoint": source,
+            **({} if W.revision is None else {"revision": W.revision}),
             "tensor": W.name,
             "vocabulary": W.shape[0],
             "hidden_size": W.shape[1],
             "dtype": W.dtype,
             "tied": W.tied,
             "reason": W.reason,
+            **(
+                {}
+                if tokens is None
+                else {"tokens": tokens, "padding_rows": max(0, W.shape[0] - tokens)}
+            ),
+            # Which needs all of the matrix, and that is not fetched to be looked at.
+            **(_row_facts(W) if W.revision is None else {}),
         }
+
+
+def _row_facts(W: Unembedding) -> dict[str, int]:
+    from tqdm import tqdm  # noqa: PLC0415
+
+    from embedfilter.checkpoints.row_counts import count_rows, warn_of_copies  # noqa: PLC0415
+
+    warn_of_copies(W, stacklevel=2)
+    with tqdm(total=W.shape[0], desc="inspect", unit=" rows", unit_scale=True, disable=None) as bar:
+        counts = count_rows(W.blocks(), progress=bar.update)
+    return {"zero_rows": counts.zero, "copied_rows": counts.copies}
 
 
 def _spectrum_line(f: EmbedFilter) -> str:

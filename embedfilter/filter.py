@@ -63,8 +63,9 @@ class EmbedFilter:
     kind : str
         Which directions are kept; see `embedfilter.spectrum.kept_directions`.
     metadata : mapping of str to str
-        Where the filter comes from: source, tensor, dtype, rows, fingerprint (SHA-256 of the
-        tensor's bytes), version (of the library that fitted it).
+        Where the filter comes from: source, revision (the commit of a model on the Hub),
+        tensor, dtype, rows, fingerprint (SHA-256 of the tensor's bytes), version (of the
+        library that fitted it).
     """
 
     components: NDArray[np.float32]
@@ -111,7 +112,8 @@ class EmbedFilter:
         Parameters
         ----------
         source : path or array
-            A folder, a file (.safetensors, .safetensors.index.json, .gguf) or a matrix.
+            A folder, a file (.safetensors, .safetensors.index.json, .gguf), a matrix, or the
+            id of a model on the Hugging Face Hub, "owner/name".
         ratio : number, optional
             Keep ``floor(d / ratio)`` of the d directions. 2 if `n_components` is not given
             either.
@@ -124,7 +126,7 @@ class EmbedFilter:
         tensor : str, optional
             The tensor to take, where it cannot be found by name.
         revision : str, optional
-            The revision of a hub repository.
+            For a model on the Hub: a branch, a tag or a commit.
         n_threads : int, optional
             By default, as many as the process may use.
         progress : bool
@@ -137,6 +139,8 @@ class EmbedFilter:
             matrix, or that matrix has no usable spectrum.
         TypeError, ValueError
             For wrong arguments.
+        ImportError
+            If the source needs a library that is not installed.
         """
         from embedfilter.checkpoints import open_unembedding  # noqa: PLC0415 - light import
 
@@ -188,10 +192,13 @@ class EmbedFilter:
 
     @classmethod
     def _fit(cls, W: Unembedding, k: int, kind: str, n_threads: int, progress: bool) -> EmbedFilter:
+        from embedfilter.checkpoints.row_counts import warn_of_copies  # noqa: PLC0415
+
         V, d = W.shape
         kept = kept_directions(kind, d, k)
         spectrum = Spectrum.of(W, kept, n_threads=n_threads, progress=progress)
         check_cuts(spectrum.singular_values, kept, stacklevel=3)
+        warn_of_copies(W, stacklevel=3)
         return cls(
             spectrum.directions.astype(np.float32),
             kept,
@@ -199,6 +206,7 @@ class EmbedFilter:
             kind=kind,
             metadata={
                 "source": W.source,
+                **({} if W.revision is None else {"revision": W.revision}),
                 "tensor": W.name,
                 "dtype": W.dtype,
                 "rows": str(V),

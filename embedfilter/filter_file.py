@@ -9,7 +9,7 @@ singular_values       (d,)         F64, descending
 ====================  ===========  ===================================================
 
 The metadata are strings: format_version, kind, d, k, and those of `EmbedFilter.metadata`
-(source, tensor, dtype, rows, fingerprint, version). A filtered embedding is
+(source, revision, tensor, dtype, rows, fingerprint, version). A filtered embedding is
 ``y = x @ components.T``.
 """
 
@@ -23,6 +23,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from embedfilter.atomic import atomic_output
+from embedfilter.checkpoints.files import InputFile, shown
 from embedfilter.checkpoints.safetensors import SafetensorsFile
 from embedfilter.checkpoints.unembedding import MAX_HIDDEN_SIZE
 from embedfilter.errors import CheckpointError, FilterFileError
@@ -66,7 +67,7 @@ def save_filter(f: EmbedFilter, path: Path) -> None:
 def is_filter_file(path: Path) -> bool:
     """Tell whether a file is a filter, sound or not, whatever it is called."""
     try:
-        with contextlib.closing(SafetensorsFile(path)) as file:
+        with contextlib.closing(SafetensorsFile(InputFile(path))) as file:
             return file.is_filter
     except CheckpointError:
         return False
@@ -75,7 +76,7 @@ def is_filter_file(path: Path) -> bool:
 def load_filter(path: Path) -> EmbedFilter:
     """Read a filter; see `EmbedFilter.load`."""
     try:
-        with contextlib.closing(SafetensorsFile(path)) as file:
+        with contextlib.closing(SafetensorsFile(InputFile(path))) as file:
             return _read(path, file)
     except CheckpointError as error:
         detail = str(error).removeprefix(f"{path}: ")
@@ -89,7 +90,7 @@ def _read(path: Path, file: SafetensorsFile) -> EmbedFilter:
         raise FilterFileError(f"{path}: {_EXPECTED}, found another safetensors file")
     expected = f"a filter of format version {FORMAT_VERSION}"
     _check(path, version == FORMAT_VERSION, expected, f"version {version!r}")
-    names = ", ".join(sorted(file.tensors))
+    names = ", ".join(shown(name) for name in sorted(file.tensors)[:10])
     _check(path, set(file.tensors) == set(_TYPES), f"the tensors {', '.join(_TYPES)}", names)
     d, k = (_size(path, metadata, key) for key in ("d", "k"))
     _check(path, d <= MAX_HIDDEN_SIZE, f"at most {MAX_HIDDEN_SIZE} as metadata 'd'", str(d))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import os
 import stat
 import tokenize
@@ -15,9 +16,11 @@ from numpy.typing import NDArray
 from embedfilter.atomic import file_kind
 from embedfilter.errors import EmbedFilterError
 
-__all__ = ["NpyReader", "write_npy_header"]
+__all__ = ["MAX_HEADER", "NpyReader", "read_npy_header", "write_npy_header"]
 
-_MAX_HEADER = 10_000
+_MAX_HEADER_TEXT = 10_000
+MAX_HEADER = 12 + _MAX_HEADER_TEXT
+"""Bytes at the start of a file that are enough to read its header."""
 # np.save writes ml_dtypes' bfloat16, which the format has no name for, as two plain bytes.
 _BFLOAT16 = np.dtype("V2")
 
@@ -63,11 +66,10 @@ class NpyReader:
         self._row_bytes = self.shape[1] * self.dtype.itemsize
 
     def _read_header(self) -> tuple[tuple[int, int], np.dtype[Any]]:
-        shape, fortran_order, dtype = self._parse_header()
-        if dtype == _BFLOAT16:
-            import ml_dtypes  # noqa: PLC0415 - only where bfloat16 comes up
-
-            dtype = np.dtype(ml_dtypes.bfloat16)
+        # A part of the file, as the header may claim to be as long as the memory.
+        start = io.BytesIO(self._file.read(MAX_HEADER))
+        shape, fortran_order, dtype = read_npy_header(start, str(self.path))
+        self._file.seek(start.tell())
         if dtype.hasobject or dtype.name not in ("float16", "bfloat16", "float32", "float64"):
             hint = ""
             if dtype.kind in "iub":
@@ -89,43 +91,7 @@ class NpyReader:
                 f"{self.path}: expected {expected} bytes of numbers for shape {shape} and"
                 f" {dtype}, found {found}: the file is truncated or damaged"
             )
-        return (int(shape[0]), int(shape[1])), dtype
-
-    def _parse_header(self) -> tuple[tuple[int, ...], bool, np.dtype[Any]]:
-        prefix = np.lib.format.MAGIC_PREFIX
-        start = self._file.read(len(prefix))
-        if start != prefix:
-            found = repr(start) if start else "an empty file"
-            raise EmbedFilterError(
-                f"{self.path}: not a .npy file: expected it to start with {prefix!r}, found {found}"
-            )
-        self._file.seek(0)
-        try:
-            version = np.lib.format.read_magic(self._file)
-            if version not in ((1, 0), (2, 0), (3, 0)):
-                raise EmbedFilterError(
-                    f"{self.path}: expected a .npy file of version 1, 2 or 3,"
-                    f" found {version[0]}.{version[1]}"
-                )
-            read = (
-                np.lib.format.read_array_header_1_0
-                if version == (1, 0)
-                else np.lib.format.read_array_header_2_0
-            )
-            return read(self._file, max_header_size=_MAX_HEADER)
-        except (
-            ValueError,
-            EOFError,
-            tokenize.TokenError,
-            SyntaxError,
-            MemoryError,
-            RecursionError,
-        ) as error:
-            first_line = next(iter(str(error).splitlines()), type(error).__name__)
-            raise EmbedFilterError(
-                f"{self.path}: expected the header of a .npy file, found a damaged one:"
-                f" {first_line}"
-            ) from None
+        return (shape[0], shape[1]), dtype
 
     def blocks(self, n_rows: int) -> Iterator[NDArray[Any]]:
         """Iterate over the rows, `n_rows` at a time, in one buffer that is used again."""
@@ -155,6 +121,66 @@ class NpyReader:
     def close(self) -> None:
         """Close the file."""
         self._file.close()
+
+
+def read_npy_header(file: BinaryIO, where: str) -> tuple[tuple[int, ...], bool, np.dtype[Any]]:
+    """Read the header of a .npy file and leave `file` after it.
+
+    Parameters
+    ----------
+    file
+        The file, or its first `MAX_HEADER` bytes.
+    where
+        What to call it in messages.
+
+    Returns
+    -------
+    (shape, Fortran order, dtype)
+        As they are stored, except that two plain bytes are bfloat16.
+
+    Raises
+    ------
+    EmbedFilterError
+        If it is not a .npy file, or the header is damaged.
+    """
+    prefix = np.lib.format.MAGIC_PREFIX
+    start = file.read(len(prefix))
+    if start != prefix:
+        found = repr(start) if start else "an empty file"
+        raise EmbedFilterError(
+            f"{where}: not a .npy file: expected it to start with {prefix!r}, found {found}"
+        )
+    file.seek(0)
+    try:
+        version = np.lib.format.read_magic(file)
+        if version not in ((1, 0), (2, 0), (3, 0)):
+            raise EmbedFilterError(
+                f"{where}: expected a .npy file of version 1, 2 or 3,"
+                f" found {version[0]}.{version[1]}"
+            )
+        read = (
+            np.lib.format.read_array_header_1_0
+            if version == (1, 0)
+            else np.lib.format.read_array_header_2_0
+        )
+        shape, fortran_order, dtype = read(file, max_header_size=_MAX_HEADER_TEXT)
+    except (
+        ValueError,
+        EOFError,
+        tokenize.TokenError,
+        SyntaxError,
+        MemoryError,
+        RecursionError,
+    ) as error:
+        first_line = next(iter(str(error).splitlines()), type(error).__name__)
+        raise EmbedFilterError(
+            f"{where}: expected the header of a .npy file, found a damaged one: {first_line}"
+        ) from None
+    if dtype == _BFLOAT16:
+        import ml_dtypes  # noqa: PLC0415 - only where bfloat16 comes up
+
+        dtype = np.dtype(ml_dtypes.bfloat16)
+    return tuple(map(int, shape)), fortran_order, dtype
 
 
 def write_npy_header(file: BinaryIO, shape: tuple[int, ...], dtype: np.dtype[Any]) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import importlib.util
 import io
 from collections.abc import Iterator
@@ -10,6 +11,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from hub_server import HubServer
 from numpy.typing import NDArray
 
 import embedfilter
@@ -68,3 +70,33 @@ def isa(request: pytest.FixtureRequest) -> Iterator[str]:
 @pytest.fixture
 def rng() -> np.random.Generator:
     return np.random.default_rng(20260607)
+
+
+@pytest.fixture
+def hub(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[HubServer]:
+    """A Hub on this machine, which huggingface_hub is set to use, with caches and no token."""
+    import huggingface_hub
+    from huggingface_hub import constants
+
+    from embedfilter.checkpoints import hub_file
+
+    with contextlib.closing(HubServer()) as server:
+        for name, value in (
+            ("ENDPOINT", server.url),
+            (
+                "HUGGINGFACE_CO_URL_TEMPLATE",
+                f"{server.url}/{{repo_id}}/resolve/{{revision}}/{{filename}}",
+            ),
+            ("HF_HUB_CACHE", str(tmp_path / "home" / "hub")),
+            ("HF_ASSETS_CACHE", str(tmp_path / "home" / "assets")),
+            ("HF_TOKEN_PATH", str(tmp_path / "home" / "token")),
+            ("HF_HUB_OFFLINE", False),
+        ):
+            monkeypatch.setattr(constants, name, value)
+        for name in ("HF_TOKEN", "HUGGING_FACE_HUB_TOKEN"):
+            monkeypatch.delenv(name, raising=False)
+        monkeypatch.setenv("NO_PROXY", "127.0.0.1,localhost")
+        monkeypatch.setattr(hub_file, "_FIRST_WAIT", 0.01)
+        huggingface_hub.close_session()  # it keeps the proxies of its first use
+        yield server
+        huggingface_hub.close_session()

@@ -143,7 +143,6 @@ def test_torch(dtype, kind):
         torch.zeros(V, D, dtype=torch.float8_e4m3fn),
         torch.zeros(V, D, device="meta"),
         torch.zeros(V, D).to_sparse(),
-        torch.nn.Linear(D, V),
     ],
     ids=repr,
 )
@@ -167,7 +166,7 @@ def test_ragged_rows():
 
 @pytest.mark.parametrize("options", [{"tensor": "lm_head.weight"}, {"revision": "main"}])
 def test_options_of_files(options):
-    with pytest.raises(ValueError, match="expected None for a matrix in memory"):
+    with pytest.raises(ValueError, match="^(tensor|revision): expected None for .*in memory"):
         open_unembedding(matrix(), **options)
 
 

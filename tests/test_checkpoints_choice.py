@@ -228,8 +228,8 @@ def test_named_tensor(tmp_path):
         (["weight.absmax", "weight.quant_map"], "bitsandbytes"),
         (["weight.quant_state.bitsandbytes__nf4"], "bitsandbytes"),
         (["SCB"], "bitsandbytes"),
-        (["weight_scale"], "FP8"),
-        (["weight_scale_inv"], "FP8"),
+        (["weight_scale"], "codes with scales"),
+        (["weight_scale_inv"], "codes with scales"),
         (["scales", "biases"], "MLX"),
         (["weight_packed", "weight_scale"], "compressed-tensors"),
     ],
@@ -418,7 +418,9 @@ def test_damaged_config_is_named(tmp_path, text, message):
 def test_config_over_the_cap_is_not_read(tmp_path):
     write(tmp_path, {"lm_head.weight": HEAD}, {})
     os.truncate(tmp_path / "config.json", 1 << 33)
-    with pytest.raises(CheckpointError, match=r"config\.json: expected at most 16777216 bytes"):
+    with pytest.raises(
+        CheckpointError, match=r"config\.json: the config: expected at most 16777216 bytes"
+    ):
         open_unembedding(tmp_path)
 
 
@@ -456,22 +458,26 @@ def test_several_files_are_refused_and_listed(tmp_path, suffix):
         assert part in str(raised.value)
 
 
-@pytest.mark.parametrize("name", ["pytorch_model.bin", "model.pt", "model.pth", "a.ckpt", "a.pkl"])
+@pytest.mark.parametrize("name", ["a.ckpt", "a.pkl", "a.pickle"])
 def test_pickles_are_not_read(tmp_path, name):
     path = tmp_path / name
     path.write_bytes(b"cos\nsystem\n(S'touch pwned'\ntR.")
     for source in (path, tmp_path):
-        with pytest.raises(CheckpointError, match="not read; convert to safetensors") as raised:
+        with pytest.raises(CheckpointError, match="expected a safetensors file") as raised:
             open_unembedding(source)
         assert str(source) in str(raised.value)
         assert name in str(raised.value)
 
 
-@pytest.mark.parametrize("name", ["a.npy", "a.npz"])
-def test_numpy_files_are_not_supported_yet(tmp_path, name):
-    (tmp_path / name).write_bytes(b"\x93NUMPY")
-    with pytest.raises(CheckpointError, match="pass the array"):
-        open_unembedding(tmp_path / name)
+def test_safetensors_come_before_gguf_and_these_before_torchs_files(tmp_path):
+    for name in ("pytorch_model.bin.index.json", "pytorch_model.bin", "other.pt"):
+        (tmp_path / name).write_bytes(b"damaged")
+    (tmp_path / "model.gguf").write_bytes(SOUND_GGUF)
+    with open_unembedding(tmp_path) as W:
+        assert W.name == "token_embd.weight"
+    write(tmp_path, {"lm_head.weight": HEAD})
+    with open_unembedding(tmp_path) as W:
+        assert W.name == "lm_head.weight"
 
 
 def test_folder_without_a_checkpoint(tmp_path):
@@ -504,8 +510,8 @@ def test_text_file(tmp_path):
     path = tmp_path / "notes.txt"
     path.write_text("these are notes, not weights")
     message = (
-        "notes.txt: not a checkpoint: expected a safetensors file, the index .*, a GGUF file or a "
-        "folder .*, found a file that starts with b'these are notes,'"
+        "notes.txt: not a checkpoint: expected a safetensors file, the index .*, a GGUF file, .* "
+        "or a model's folder, found a file that starts with b'these are notes,'"
     )
     with pytest.raises(CheckpointError, match=message):
         open_unembedding(path)
@@ -523,18 +529,9 @@ def test_git_lfs_pointer_without_an_ending(tmp_path):
 
 @pytest.mark.parametrize("url", ["https://huggingface.co/a/b", "s3://bucket/model", "HTTP://a.b"])
 def test_urls(url):
-    with pytest.raises(CheckpointError, match="only local files are read in this version") as e:
+    with pytest.raises(CheckpointError, match="no addresses are read") as e:
         open_unembedding(url)
     assert url in str(e.value)
-
-
-def test_name_that_is_not_utf_8(tmp_path):
-    path = tmp_path / "model.safetensors"
-    header = b'{"lm_head.\\ud800weight":{"dtype":"F32","shape":[6,2],"data_offsets":[0,48]}}'
-    path.write_bytes(len(header).to_bytes(8, "little") + header + bytes(48))
-    with open_unembedding(path, tensor="lm_head.\ud800weight") as W:
-        assert W.name == "lm_head.\\ud800weight"
-        assert W.rows(0, 6).shape == (6, 2)
 
 
 @pytest.mark.parametrize("source", ["missing", "missing/model.safetensors", "", "a" * 5000, "a\0b"])
@@ -543,12 +540,6 @@ def test_missing_path(tmp_path, monkeypatch, source):
     with pytest.raises(CheckpointError, match=r"no such file or folder|cannot be opened") as raised:
         open_unembedding(source)
     assert "Hub" not in str(raised.value) or "/" in source
-
-
-def test_hub_id(tmp_path, monkeypatch):
-    monkeypatch.chdir(tmp_path)
-    with pytest.raises(CheckpointError, match=r"'org/name': no such file.*Hub id.*not supported"):
-        open_unembedding("org/name")
 
 
 def test_dangling_link(tmp_path):

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import io
 import json
 import os
 import struct
@@ -278,7 +277,7 @@ def test_nothing_is_printed(tmp_path, capfd):
     assert capfd.readouterr() == ("", "")
 
 
-@pytest.mark.parametrize("name", ["a\nb", "a\x1b[31mb", "\udcff"])
+@pytest.mark.parametrize("name", ["a\nb", "a\x1b[31mb", "a\u2028b"])
 def test_names_are_escaped_in_messages(tmp_path, name):
     path = tmp_path / "odd.safetensors"
     header = {name: {"dtype": "F32", "shape": [2, 1], "data_offsets": [0, 8]}}
@@ -288,4 +287,4 @@ def test_names_are_escaped_in_messages(tmp_path, name):
     text = str(raised.value)
     assert "\n" not in text
     assert "\x1b" not in text
-    io.BytesIO().write(text.encode())  # a lone surrogate could not be encoded
+    text.encode()

@@ -255,7 +255,7 @@ def test_a_full_disk(filter_file: Path, X: NDArray, tmp_path: Path) -> None:
 def test_usage_errors_exit_with_2(tmp_path: Path) -> None:
     assert "Missing option" in run("fit", "x", status=2).stderr
     assert "No such command" in run("fitt", status=2).stderr
-    assert "No such option" in run("fit", "x", "-o", "y", "--revision", "main", status=2).stderr
+    assert "No such option" in run("fit", "x", "-o", "y", "--revise", "main", status=2).stderr
     assert embedfilter.__version__ in run("--version").stdout
 
 

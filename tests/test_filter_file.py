@@ -88,7 +88,7 @@ def with_value(row: int, value: float):
         (set_metadata("k", "23"), r"shape \(23, 48\), found F32 and \(24, 48\)"),
         (
             lambda t, m: t.pop("singular_values"),
-            "the tensors .*found component_indices, components",
+            "the tensors .*found 'component_indices', 'components'",
         ),
         (lambda t, m: t.update(more=np.ones(3)), "the tensors .*found .*more"),
         (set_tensor("components", lambda t: t.astype("f8")), "type F32 .*found F64"),

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from embedfilter.checkpoints.encodings import FLOATS, decode
+from embedfilter.checkpoints.encodings import FLOATS, decode, storage_type
 from embedfilter.checkpoints.unembedding import MAX_HIDDEN_SIZE, Unembedding
 from embedfilter.tensors import is_torch, tensor_to_array
 
@@ -14,8 +14,6 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
 __all__ = ["ArrayRows", "open_array"]
-
-_STORAGE = {numpy_name: name for name, numpy_name in FLOATS.items()}
 
 
 class ArrayRows:
@@ -72,8 +70,8 @@ def open_array(source: Any, *, argument: str = "source") -> Unembedding:
         if _is_model_or_tensor(source)
         else _from_array_like(source, argument)
     )
-    dtype = _STORAGE.get(array.dtype.name)
-    if dtype is None:
+    dtype = storage_type(array.dtype.name)
+    if dtype not in FLOATS:
         raise TypeError(
             f"{argument}: expected an array of float16, bfloat16, float32 or float64, "
             f"found dtype {array.dtype}"
@@ -119,8 +117,8 @@ def _from_array_like(source: Any, argument: str) -> NDArray[Any]:
 def _from_torch(tensor: Any, argument: str) -> NDArray[Any]:
     if not hasattr(tensor, "detach"):
         raise TypeError(
-            f"{argument}: a model ({type(tensor).__name__}) is not supported in this version; "
-            "pass its head's weight, such as model.lm_head.weight"
+            f"{argument}: expected an array, found a model ({type(tensor).__name__}); pass it to "
+            "from_checkpoint, or its head's weight, such as model.lm_head.weight"
         )
     try:
         # Meta tensors have no numbers to bring over.

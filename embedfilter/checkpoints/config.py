@@ -9,17 +9,15 @@ the flag wrong).
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-from embedfilter.checkpoints.files import InputFile, exists, file_in_folder, parse_json, shown
+from embedfilter.checkpoints.files import Folder, read_json, shown
 from embedfilter.errors import CheckpointError
 
-if TYPE_CHECKING:
-    from pathlib import Path
-
-__all__ = ["ModelFacts", "read_config"]
+__all__ = ["ModelFacts", "read_config", "tokenizer_size"]
 
 _MAX_CONFIG = 16 << 20
+_MAX_TOKENIZER = 128 << 20
 # The sections that describe the language model of a multimodal one.
 _TEXT_SECTIONS = ("text_config", "llm_config", "language_config")
 _HIDDEN_SIZE = ("hidden_size", "n_embd", "d_model", "n_embed", "dim")
@@ -40,12 +38,23 @@ class ModelFacts:
         Sizes of the vocabulary, likewise.
     tied : bool or None
         Whether the head is said to share the input embedding; None: not said.
+    scale_block : tuple of int or None
+        Rows and columns that share a scale of a quantised matrix; None: not said.
+    folder : Folder or None
+        Where the model's tokenizer may be.
     """
 
     where: str
     hidden_sizes: tuple[int, ...] = ()
     vocab_sizes: tuple[int, ...] = ()
     tied: bool | None = None
+    scale_block: tuple[int, int] | None = None
+    folder: Folder | None = None
+
+    def n_tokens(self) -> int | None:
+        """Return how many tokens the tokenizer has, or else the model is said to know."""
+        found = None if self.folder is None else tokenizer_size(self.folder)
+        return found or min(self.vocab_sizes, default=None)
 
     def check(self, where: str, name: str, shape: tuple[int, ...]) -> None:
         """Raise when the tensor `name` of shape `shape` contradicts the facts.
@@ -82,7 +91,7 @@ class ModelFacts:
         return f"; {self.where} says tie_word_embeddings={flag}, yet {found}"
 
 
-def read_config(folder: Path) -> ModelFacts | None:
+def read_config(folder: Folder) -> ModelFacts | None:
     """Return what config.json in `folder` states, or None where there is no such file.
 
     Parameters
@@ -95,18 +104,9 @@ def read_config(folder: Path) -> ModelFacts | None:
     ModelFacts or None
         The facts.
     """
-    path = file_in_folder(folder, "config.json")
-    if not exists(path):
+    if not folder.has("config.json"):
         return None
-    file = InputFile(path)
-    try:
-        if file.size > _MAX_CONFIG:
-            raise CheckpointError(
-                f"{path}: expected at most {_MAX_CONFIG} bytes, found {file.size}"
-            )
-        config = parse_json(file.read(0, file.size).tobytes(), path, "the config", unique=False)
-    finally:
-        file.close()
+    config = read_json(folder.open("config.json"), "the config", limit=_MAX_CONFIG)
     # The top level comes last: for a multimodal model it may speak of the whole.
     sections = [config[key] for key in _TEXT_SECTIONS if isinstance(config.get(key), dict)]
     sections.append(config)
@@ -116,7 +116,20 @@ def read_config(folder: Path) -> ModelFacts | None:
         hidden_sizes=_sizes(sections, _HIDDEN_SIZE),
         vocab_sizes=_sizes(sections, _VOCAB_SIZE),
         tied=next((flag for flag in flags if isinstance(flag, bool)), None),
+        scale_block=_scale_block(sections),
+        folder=folder,
     )
+
+
+def _scale_block(sections: list[dict[str, Any]]) -> tuple[int, int] | None:
+    for section in sections:
+        quantisation = section.get("quantization_config")
+        block = quantisation.get("weight_block_size") if isinstance(quantisation, dict) else None
+        if isinstance(block, list) and len(block) == 2:
+            a, b = block
+            if type(a) is int and type(b) is int and min(a, b) > 0:
+                return a, b
+    return None
 
 
 def _sizes(sections: list[dict[str, Any]], keys: tuple[str, ...]) -> tuple[int, ...]:
@@ -127,3 +140,30 @@ def _sizes(sections: list[dict[str, Any]], keys: tuple[str, ...]) -> tuple[int, 
         if values and type(values[0]) is int and values[0] > 0 and values[0] not in found:
             found.append(values[0])
     return tuple(found)
+
+
+def tokenizer_size(folder: Folder) -> int | None:
+    """Return how many tokens the tokenizer of a model has, or None where there is none.
+
+    Parameters
+    ----------
+    folder
+        The folder, perhaps with a ``tokenizer.json``.
+
+    Returns
+    -------
+    int or None
+        One more than the greatest number of a token.
+    """
+    if not folder.has("tokenizer.json"):
+        return None
+    file = folder.open("tokenizer.json")
+    tokenizer = read_json(file, "the tokenizer", limit=_MAX_TOKENIZER)
+    model, added = tokenizer.get("model"), tokenizer.get("added_tokens")
+    vocabulary = model.get("vocab") if isinstance(model, dict) else None
+    # Of most models a map to numbers; of Unigram ones a list in the numbers' order.
+    numbers: list[Any] = [len(vocabulary) - 1] if isinstance(vocabulary, list) else []
+    numbers += vocabulary.values() if isinstance(vocabulary, dict) else ()
+    if isinstance(added, list):
+        numbers += (token.get("id") for token in added if isinstance(token, dict))
+    return max((number for number in numbers if type(number) is int), default=-1) + 1 or None

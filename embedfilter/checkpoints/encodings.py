@@ -1,26 +1,51 @@
 """How the numbers of a tensor are stored, and their decoding.
 
-Floats are handed on as they are stored; blocks of quantised weights are decoded
-to float32 by the gguf package, which is imported when the first block comes.
+Floats are handed on as they are stored. Codes of eight bits become float32, still to
+be multiplied with their scales (see `scales`). Blocks of quantised weights, as GGUF has
+them, are decoded to float32 by the gguf package, which is imported when the first
+block comes.
 """
 
 from __future__ import annotations
 
+import functools
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from embedfilter.errors import CheckpointError
+
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-__all__ = ["FLOATS", "decode", "decoded_itemsize"]
+__all__ = ["BLOCKS", "CODES", "FLOATS", "decode", "decoded_itemsize", "storage_type"]
 
 FLOATS = {"F64": "float64", "F32": "float32", "F16": "float16", "BF16": "bfloat16"}
 """Storage types that are not decoded, with the names of their NumPy types."""
 
+CODES = {"F8_E4M3": "float8_e4m3fn", "F8_E5M2": "float8_e5m2"}
+"""Storage types that need scales, with the names of their types in ml_dtypes."""
+
+BLOCKS = frozenset(
+    {"Q4_0", "Q4_1", "Q5_0", "Q5_1", "Q8_0", "Q2_K", "Q3_K", "Q4_K", "Q5_K", "Q6_K"}
+    | {"IQ1_S", "IQ1_M", "IQ2_XXS", "IQ2_XS", "IQ2_S", "IQ3_XXS", "IQ3_S", "IQ4_NL", "IQ4_XS"}
+    | {"TQ1_0", "TQ2_0", "MXFP4", "NVFP4"}
+)
+"""Storage types of GGUF whose blocks hold their scales."""
+
+_STORAGE = {name: stored for stored, name in (FLOATS | CODES).items()} | {
+    f"{kind}{bits}": f"{letter}{bits}"
+    for kind, letter in (("int", "I"), ("uint", "U"))
+    for bits in (8, 16, 32, 64)
+}
 _ITEMSIZES = {"F64": 8, "F32": 4, "F16": 2, "BF16": 2}
 # Numbers that a row must have for gguf to decode it at full speed.
 _JOINED = 8192
+
+
+def storage_type(name: str) -> str:
+    """Return the storage type that NumPy, ml_dtypes and torch call `name`."""
+    return _STORAGE.get(name, name)
 
 
 def decoded_itemsize(dtype: str) -> int:
@@ -34,21 +59,34 @@ def decode(dtype: str, raw: NDArray[np.uint8]) -> NDArray[Any]:
     Parameters
     ----------
     dtype
-        The storage type: a key of `FLOATS`, or a block type of GGUF.
+        The storage type: of `FLOATS`, `CODES` or `BLOCKS`.
     raw : (n, row_bytes)
         The rows' bytes as they are stored, little-endian.
 
     Returns
     -------
     ndarray, shape (n, d)
-        The numbers: for a float type a view of `raw`, else float32.
+        The numbers: for a float type a view of `raw`, else float32; codes
+        without their scales.
     """
     if dtype in FLOATS:
         size = _ITEMSIZES[dtype]
         # On a big-endian machine the conversion swaps the bytes; elsewhere it is free.
         bits = raw.view(f"<u{size}").astype(f"=u{size}", copy=False)
         return bits.view(_numpy_dtype(dtype))
+    if dtype in CODES:
+        return _code_values(dtype)[raw]
     return _dequantise(dtype, raw)
+
+
+@functools.cache
+def _code_values(dtype: str) -> NDArray[np.float32]:
+    """Return what the 256 codes stand for."""
+    import ml_dtypes  # noqa: PLC0415 (needed for few checkpoints)
+
+    codes = np.arange(256, dtype=np.uint8).view(getattr(ml_dtypes, CODES[dtype]))
+    values: NDArray[np.float32] = codes.astype(np.float32)
+    return values
 
 
 def _numpy_dtype(dtype: str) -> np.dtype[Any]:
@@ -63,7 +101,13 @@ def _numpy_dtype(dtype: str) -> np.dtype[Any]:
 def _dequantise(dtype: str, raw: NDArray[np.uint8]) -> NDArray[np.float32]:
     import gguf  # noqa: PLC0415 (slow to import, needed for quantised blocks only)
 
-    kind = gguf.GGMLQuantizationType[dtype]
+    try:
+        kind = gguf.GGMLQuantizationType[dtype]
+    except KeyError:
+        raise CheckpointError(
+            f"the installed gguf package does not decode {dtype}: expected a newer one, "
+            "`pip install -U gguf`"
+        ) from None
     elements, n_bytes = gguf.GGML_QUANT_SIZES[kind]
     n_rows, row_bytes = raw.shape
     n_columns = row_bytes // n_bytes * elements

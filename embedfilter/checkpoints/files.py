@@ -18,11 +18,19 @@ from embedfilter.atomic import file_kind
 from embedfilter.errors import CheckpointError
 
 if TYPE_CHECKING:
-    from pathlib import Path
+    from pathlib import Path, PurePath
 
     from numpy.typing import NDArray
 
-__all__ = ["InputFile", "exists", "file_in_folder", "parse_json", "shown"]
+__all__ = [
+    "Folder",
+    "InputFile",
+    "exists",
+    "file_in_folder",
+    "parse_json",
+    "read_json",
+    "shown",
+]
 
 # Linux and macOS refuse or shorten a single read near 2 GiB.
 _MAX_READ = 1 << 30
@@ -44,11 +52,14 @@ class InputFile:
 
     Attributes
     ----------
-    path : Path
-        The file, as given.
+    path : PurePath
+        The file as given, for messages.
     size : int
         Its size in bytes when it was opened.
     """
+
+    path: PurePath
+    size: int
 
     def __init__(self, path: Path) -> None:
         self.path = path
@@ -105,16 +116,25 @@ class InputFile:
                 done += count
         except OSError as error:
             raise CheckpointError(f"{self.path}: cannot be read: {error.strerror}") from error
-        size = self._current_size()
-        if done < n_bytes or size != self.size:
-            raise CheckpointError(
-                f"{self.path}: changed while it was read: expected {self.size} bytes, found {size}"
-            )
+        self.check_unchanged()
+        if done < n_bytes:
+            raise self._changed()
         return data
+
+    def check_unchanged(self) -> None:
+        """Raise when the file has another size than it had at first."""
+        if self._current_size() != self.size:
+            raise self._changed()
 
     def close(self) -> None:
         """Close the file; closing twice does nothing."""
         self._file.close()
+
+    def _changed(self) -> CheckpointError:
+        return CheckpointError(
+            f"{self.path}: changed while it was read: expected {self.size} bytes, "
+            f"found {self._current_size()}"
+        )
 
     def _current_size(self) -> int:
         return os.fstat(self._file.fileno()).st_size
@@ -171,8 +191,81 @@ def file_in_folder(folder: Path, name: str) -> Path:
     return path
 
 
-def parse_json(text: bytes, path: Path, what: str, *, unique: bool = True) -> dict[str, Any]:
-    """Parse a JSON object from a file that is not trusted.
+class Folder:
+    """A checkpoint's folder, whose files are opened by their names.
+
+    Parameters
+    ----------
+    path
+        The folder.
+
+    Attributes
+    ----------
+    path : PurePath
+        The folder as given, for messages.
+    """
+
+    path: PurePath
+
+    def __init__(self, path: Path) -> None:
+        self.path = self._folder = path
+
+    def names(self) -> list[str]:
+        """Return the names of the files and folders in it, sorted."""
+        try:
+            return sorted(path.name for path in self._folder.iterdir())
+        except OSError as error:
+            raise CheckpointError(f"{self.path}: cannot be listed: {error.strerror}") from error
+
+    def has(self, name: str) -> bool:
+        """Return whether there is a file `name`, a base name."""
+        return exists(file_in_folder(self._folder, name))
+
+    def folder(self, name: str) -> Folder:
+        """Return the folder `name` in this one, a base name."""
+        return Folder(file_in_folder(self._folder, name))
+
+    def open(self, name: str) -> InputFile:
+        """Open the file `name`, a base name, which no link may lead out of the folder."""
+        return InputFile(file_in_folder(self._folder, name))
+
+
+def read_json(
+    file: InputFile, what: str, *, limit: int, unique: bool = False, kind: type = dict
+) -> Any:
+    """Read and close a JSON file that is not trusted.
+
+    Parameters
+    ----------
+    file
+        The open file.
+    what
+        What it is, for messages.
+    limit
+        The most bytes that it may have.
+    unique, kind
+        As in `parse_json`.
+
+    Returns
+    -------
+    dict or list
+        What the file holds.
+    """
+    try:
+        if file.size > limit:
+            raise CheckpointError(
+                f"{file.path}: {what}: expected at most {limit} bytes, found {file.size}"
+            )
+        text = file.read(0, file.size).tobytes()
+    finally:
+        file.close()
+    return parse_json(text, file.path, what, unique=unique, kind=kind)
+
+
+def parse_json(
+    text: bytes, path: PurePath, what: str, *, unique: bool = True, kind: type = dict
+) -> Any:
+    """Parse JSON from a file that is not trusted.
 
     Parameters
     ----------
@@ -183,17 +276,19 @@ def parse_json(text: bytes, path: Path, what: str, *, unique: bool = True) -> di
     what
         What the text is, for messages.
     unique
-        Refuse an object, at any depth, that has the same key twice.
+        Refuse an object, at any depth, that has the same key twice, or halves of characters.
+    kind
+        What the text must hold: dict or list.
 
     Returns
     -------
-    dict
-        The object.
+    dict or list
+        What the text holds.
     """
     try:
         parsed = json.loads(
             text.decode("utf-8"),
-            object_pairs_hook=_unique_keys if unique else None,
+            object_pairs_hook=_unique_pairs if unique else None,
             parse_int=_integer,
         )
     except UnicodeDecodeError as error:
@@ -202,19 +297,22 @@ def parse_json(text: bytes, path: Path, what: str, *, unique: bool = True) -> di
         raise CheckpointError(f"{path}: {what} is not valid JSON: {error}") from error
     except RecursionError as error:
         raise CheckpointError(f"{path}: {what} is nested too deeply") from error
-    if not isinstance(parsed, dict):
+    if not isinstance(parsed, kind):
+        expected = "object" if kind is dict else "array"
         raise CheckpointError(
-            f"{path}: {what}: expected a JSON object, found a {type(parsed).__name__}"
+            f"{path}: {what}: expected a JSON {expected}, found a {type(parsed).__name__}"
         )
     return parsed
 
 
-def _unique_keys(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+def _unique_pairs(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     result: dict[str, Any] = {}
     for key, value in pairs:
         if key in result:
             raise ValueError(f"the key {shown(key)} occurs twice")
         result[key] = value
+        # An escape such as \ud800 alone is no character; Python lets it pass.
+        (key + value if isinstance(value, str) else key).encode()
     return result
 
 

@@ -33,14 +33,14 @@ from typing import TYPE_CHECKING, Any
 
 from embedfilter.checkpoints.config import ModelFacts
 from embedfilter.checkpoints.files import InputFile, shown
-from embedfilter.checkpoints.names import GGUF_NAMES, choose
-from embedfilter.checkpoints.unembedding import FileRows, Unembedding, head_shape
+from embedfilter.checkpoints.unembedding import FileRows
 from embedfilter.errors import CheckpointError
 
 if TYPE_CHECKING:
-    from pathlib import Path
+    import numpy as np
+    from numpy.typing import NDArray
 
-__all__ = ["READABLE", "TYPES", "BlockType", "GgufFile", "open_gguf"]
+__all__ = ["TYPES", "BlockType", "GgufFile"]
 
 
 @dataclass(frozen=True)
@@ -89,12 +89,6 @@ TYPES = {
     41: BlockType("Q1_0", 128, 18),
 }
 """Storage types by their number in the file; the numbers left out were withdrawn."""
-
-READABLE = frozenset(
-    {"F64", "F32", "F16", "BF16", "Q8_0", "Q4_0", "Q4_1", "Q5_0", "Q5_1"}
-    | {"Q2_K", "Q3_K", "Q4_K", "Q5_K", "Q6_K"}
-)
-"""Storage types that an unembedding matrix may have."""
 
 # Types of metadata values.
 _SCALARS = {
@@ -232,8 +226,8 @@ class GgufFile:
 
     Parameters
     ----------
-    path
-        The file.
+    file
+        The open file; closed with this object.
 
     Attributes
     ----------
@@ -243,13 +237,15 @@ class GgufFile:
         The model's architecture, such as "llama".
     facts : ModelFacts
         The hidden size and the vocabulary that the metadata state.
+    part : tuple of int
+        The number of this file, from 1, and how many a split checkpoint has.
     tensors : dict of str to TensorInfo
         The tensors, in the header's order.
     """
 
-    def __init__(self, path: Path) -> None:
-        self.where = str(path)
-        self._file = InputFile(path)
+    def __init__(self, file: InputFile) -> None:
+        self.where = str(file.path)
+        self._file = file
         try:
             self._file.refuse_lfs_pointer()
             cursor = _Cursor(self._file)
@@ -261,6 +257,8 @@ class GgufFile:
             raise
         self.architecture = metadata.architecture
         self.facts = _facts(metadata)
+        integers = metadata.integers
+        self.part = integers.get("split.no", 0) + 1, max(1, integers.get("split.count", 1))
 
     @property
     def names(self) -> list[str]:
@@ -282,53 +280,23 @@ class GgufFile:
             row_bytes=info.n_bytes // info.shape[0],
         )
 
-    def close(self) -> None:
-        """Close the file."""
-        self._file.close()
+    def dtype(self, name: str) -> str:
+        """Return the storage type of a tensor."""
+        return self.tensors[name].type.name
 
+    def read(self, name: str) -> NDArray[np.uint8]:
+        """Return all bytes of a tensor, shape (n_bytes,)."""
+        info = self.tensors[name]
+        return self._file.read(info.offset, info.n_bytes)
 
-def open_gguf(path: Path, *, source: str, tensor: str | None = None) -> Unembedding:
-    """Open the unembedding matrix of a GGUF file.
+    def file_of(self, name: str) -> str:
+        """Return the path of the file that holds a tensor: this one."""
+        return self.where
 
-    Parameters
-    ----------
-    path
-        The file.
-    source
-        The source as it was given.
-    tensor
-        The name of the tensor to take.
-
-    Returns
-    -------
-    Unembedding
-        The open matrix.
-    """
-    checkpoint = GgufFile(path)
-    try:
-        choice = choose(checkpoint, GGUF_NAMES, tensor)
-        info = checkpoint.tensors[choice.name]
-        if info.type.name not in READABLE:
-            raise CheckpointError(
-                f"{path}: tensor {shown(choice.name)}: the storage type {info.type.name} is not "
-                f"supported; expected one of {', '.join(sorted(READABLE))}"
-            )
-        # A tensor that the user names may be any matrix of the file.
-        if tensor is None:
-            checkpoint.facts.check(str(path), choice.name, info.shape)
-        shape = head_shape(str(path), choice.name, info.shape)
-    except BaseException:
-        checkpoint.close()
-        raise
-    return Unembedding(
-        checkpoint.rows(choice.name),
-        source=source,
-        name=choice.name,
-        shape=shape,
-        dtype=info.type.name,
-        tied=choice.tied,
-        reason=choice.reason,
-    )
+    def close(self, keep: str | None = None) -> None:
+        """Close the file, unless the tensor `keep` is still needed."""
+        if keep is None:
+            self._file.close()
 
 
 def _read_counts(cursor: _Cursor) -> tuple[int, int]:
@@ -366,12 +334,6 @@ def _read_metadata(cursor: _Cursor, n_pairs: int) -> _Metadata:
             raise cursor.error(f"the metadata key {shown(key)} occurs twice")
         keys.add(key)
         _read_value(cursor, key, metadata)
-    if metadata.integers.get("split.count", 0) > 1:
-        part = metadata.integers.get("split.no", 0) + 1
-        raise cursor.error(
-            f"part {part} of {metadata.integers['split.count']} of a split GGUF file, "
-            "which is not supported; merge the parts with llama-gguf-split --merge"
-        )
     return metadata
 
 

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import difflib
 from collections import defaultdict
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Protocol
 
 import numpy as np
@@ -21,9 +21,17 @@ from embedfilter.errors import CheckpointError
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
 
-    from embedfilter.checkpoints.unembedding import FileRows
+    from embedfilter.checkpoints.unembedding import StoredRows
 
-__all__ = ["GGUF_NAMES", "MODEL_NAMES", "Choice", "NameTable", "TensorList", "choose"]
+__all__ = [
+    "GGUF_NAMES",
+    "MODEL_NAMES",
+    "Choice",
+    "NameTable",
+    "TensorList",
+    "choose",
+    "packed_error",
+]
 
 
 @dataclass(frozen=True)
@@ -55,11 +63,14 @@ MODEL_NAMES = NameTable(
         "lm_head.linear.weight",  # Phi-1 and Phi-2, old files
         "lm_head.decoder.weight",  # RoBERTa, XLM-R, MPNet
         "lm_head.out_proj.weight",  # T5Gemma
+        "decoder.lm_head.weight",  # Pix2Struct
+        "lm_loss.weight",  # XLNet
         "embed_out.weight",  # GPT-NeoX, Pythia
         "cls.predictions.decoder.weight",  # BERT, DeBERTa
         "predictions.decoder.weight",  # ALBERT
         "vocab_projector.weight",  # DistilBERT
         "generator_lm_head.weight",  # ELECTRA
+        "head.decoder.weight",  # UltraBERT
     ),
     heads_beside_embedding=(
         "output.weight",  # original Llama, InternLM2
@@ -82,6 +93,9 @@ MODEL_NAMES = NameTable(
             "embeddings.weight",  # Mamba, RWKV
             "embedding.weight",  # Mamba, original files
             "emb.weight",  # RWKV, original files
+            "tokens_embed.weight",  # GPT
+            "word_embedding.weight",  # XLNet
+            "w.weight",  # CTRL
         ),
         ("decoder.embed_tokens.weight",),  # OPT; T5 and BART without the shared tensor
         ("encoder.embed_tokens.weight",),
@@ -138,6 +152,7 @@ _CONTAINERS = frozenset(
         "distilbert",
         "electra",
         "albert",
+        "led",
     }
 )
 _LORA = frozenset({"lora_A", "lora_B", "lora_embedding_A", "lora_embedding_B", "lora_a", "lora_b"})
@@ -154,11 +169,13 @@ _SCHEMES = {
     "weight_packed": "compressed-tensors",
     "weight_zero_point": "compressed-tensors",
     "weight_scale_2": "NVFP4",
-    "weight_scale_inv": "FP8 with a scale a block",
-    "weight_scale": "FP8 with scales",
+    "weight_scale_inv": "codes with scales",
+    "weight_scale": "codes with scales",
     "biases": "MLX",
     "scales": "scales beside packed codes",
 }
+# Scales that can be applied, where nothing else lies beside the weight.
+_SCALES = frozenset({"weight_scale", "weight_scale_inv"})
 _MOST_LISTED = 10
 _COMPARED_ROWS = 1024
 
@@ -176,7 +193,10 @@ class TensorList(Protocol):
     def shape(self, name: str) -> tuple[int, ...]:
         """Return the shape of a tensor."""
 
-    def rows(self, name: str) -> FileRows:
+    def dtype(self, name: str) -> str:
+        """Return the storage type of a tensor."""
+
+    def rows(self, name: str) -> StoredRows:
         """Return the rows of a matrix."""
 
 
@@ -192,11 +212,14 @@ class Choice:
         True when it is the input embedding and no separate head exists.
     reason : str
         Why it was chosen.
+    scale : str or None
+        The tensor of scales that its codes are to be multiplied with.
     """
 
     name: str
     tied: bool
     reason: str
+    scale: str | None = None
 
 
 @dataclass
@@ -222,7 +245,12 @@ class _Outline:
         return found
 
 
-def choose(tensors: TensorList, table: NameTable, tensor: str | None = None) -> Choice:
+def choose(
+    tensors: TensorList,
+    table: NameTable,
+    tensor: str | None = None,
+    known: Choice | None = None,
+) -> Choice:
     """Choose the unembedding matrix.
 
     Parameters
@@ -233,6 +261,8 @@ def choose(tensors: TensorList, table: NameTable, tensor: str | None = None) -> 
         The names to look for.
     tensor
         A tensor's exact name, which overrides the choice.
+    known
+        What the source itself says, which is then only checked for scales and adapters.
 
     Returns
     -------
@@ -248,6 +278,8 @@ def choose(tensors: TensorList, table: NameTable, tensor: str | None = None) -> 
     if tensor is not None:
         tied = tensor in embeddings and not heads and not far_heads
         choice = _named(tensors, tensor, tied=tied)
+    elif known is not None:
+        choice = known
     elif heads:
         name = _only_one(tensors, heads)
         choice = Choice(name, tied=False, reason=f"{shown(name)} is the output head")
@@ -269,8 +301,7 @@ def choose(tensors: TensorList, table: NameTable, tensor: str | None = None) -> 
             f"so the input embedding {shown(name)} serves (tied)"
         )
         choice = Choice(name, tied=True, reason=reason)
-    _refuse_companions(tensors, outline, choice.name)
-    return choice
+    return replace(choice, scale=_scale_of(tensors, outline, choice.name))
 
 
 def _outline(names: Iterable[str]) -> _Outline:
@@ -347,23 +378,30 @@ def _same(tensors: TensorList, first: str, second: str) -> bool:
     shape = tensors.shape(first)
     if len(shape) != 2 or shape != tensors.shape(second):
         return False
+    if tensors.dtype(first) != tensors.dtype(second):
+        return False
     rows, other = tensors.rows(first), tensors.rows(second)
     starts = range(0, shape[0], _COMPARED_ROWS)
-    return rows.dtype == other.dtype and all(
+    return all(
         np.array_equal(rows.read(start, stop), other.read(start, stop))
         for start, stop in ((start, min(start + _COMPARED_ROWS, shape[0])) for start in starts)
     )
 
 
-def _refuse_companions(tensors: TensorList, outline: _Outline, name: str) -> None:
+def _scale_of(tensors: TensorList, outline: _Outline, name: str) -> str | None:
+    """Return the tensor of scales beside a weight; refuse what else changes its meaning."""
     plain = _plain(name.split("."))
-    if plain in outline.packed:
-        raise _packed(tensors, name, outline.packed[plain])
     if plain in outline.adapters:
         raise CheckpointError(
             f"{tensors.where}: tensor {shown(name)} has a LoRA adapter "
             f"({shown(outline.adapters[plain][0])}); merge the adapter into the model first"
         )
+    companions = outline.packed.get(plain, [])
+    if not companions:
+        return None
+    if len(companions) == 1 and companions[0].rpartition(".")[2] in _SCALES:
+        return companions[0]
+    raise packed_error(tensors.where, name, companions)
 
 
 def _refuse_packed_head(
@@ -376,15 +414,16 @@ def _refuse_packed_head(
     endings = tuple(f".{name}" for name in wanted if name in table.endings)
     for name, companions in outline.packed.items():
         if name in wanted or name.endswith(endings):
-            raise _packed(tensors, name, companions)
+            raise packed_error(tensors.where, name, companions)
 
 
-def _packed(tensors: TensorList, name: str, companions: Sequence[str]) -> CheckpointError:
+def packed_error(where: str, name: str, companions: Sequence[str]) -> CheckpointError:
+    """Return the error for a tensor whose codes cannot be decoded, by what lies beside it."""
     parts = {part for companion in companions for part in companion.split(".")}
     scheme = next(scheme for mark, scheme in _SCHEMES.items() if mark in parts)
     listed = ", ".join(shown(companion) for companion in companions[:_MOST_LISTED])
     return CheckpointError(
-        f"{tensors.where}: tensor {shown(name)} is quantised ({scheme}; beside it {listed}): "
+        f"{where}: tensor {shown(name)} is quantised ({scheme}; beside it {listed}): "
         "expected plain floats, and this scheme is not supported; use an unquantised checkpoint, "
         "or pass tensor= to take another matrix"
     )

@@ -9,26 +9,46 @@ from typing import TYPE_CHECKING, Any
 
 from embedfilter.checkpoints.array import open_array
 from embedfilter.checkpoints.config import read_config
-from embedfilter.checkpoints.files import InputFile, exists, file_in_folder, shown
-from embedfilter.checkpoints.gguf import open_gguf
-from embedfilter.checkpoints.safetensors import open_index, open_safetensors
+from embedfilter.checkpoints.files import Folder, InputFile, exists, shown
+from embedfilter.checkpoints.gguf_parts import open_gguf, without_later_parts
+from embedfilter.checkpoints.model import is_model, open_model
+from embedfilter.checkpoints.numpy_file import open_npy, open_npz
+from embedfilter.checkpoints.safetensors import open_safetensors
+from embedfilter.checkpoints.sentence_transformers import MODULES, transformer_folder
+from embedfilter.checkpoints.sharded import open_index
+from embedfilter.checkpoints.torch_file import open_torch
 from embedfilter.errors import CheckpointError
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
+    from embedfilter.checkpoints.config import ModelFacts
     from embedfilter.checkpoints.unembedding import Unembedding
 
 __all__ = ["open_unembedding"]
 
-_INDEX = "model.safetensors.index.json"
-_PICKLES = (".bin", ".pt", ".pth", ".ckpt", ".pkl", ".pickle")
+_TORCH = (".bin", ".pt", ".pth")
+_PICKLES = (".ckpt", ".pkl", ".pickle")
 _ARRAY_FILES = (".npy", ".npz")
-_HUB_ID = re.compile(r"[\w.-]+/[\w.-]+")
+_ENDINGS = (".safetensors", ".gguf", ".json", *_TORCH, *_PICKLES, *_ARRAY_FILES)
+_STARTS = {
+    b"GGUF": ".gguf",
+    b"\x93NUMPY": ".npy",
+    b"PK\x03\x04": ".bin",
+    b"version https": ".safetensors",  # a Git LFS pointer, which its reader names
+}
+# What a model's folder is searched for: files of these names, or else one with such an ending.
+_PREFERENCES = (
+    (("model.safetensors.index.json", "model.safetensors"), (".safetensors",)),
+    ((), (".gguf",)),
+    (("pytorch_model.bin.index.json", "pytorch_model.bin"), _TORCH),
+)
+# A repository, and perhaps one of its files; huggingface_hub is stricter about its name.
+_HUB = re.compile(r"(\w[\w.-]*/\w[\w.-]*)(?:/(.+\.(?:safetensors|gguf|json)))?", re.ASCII)
 _URL = re.compile(r"[a-z][a-z0-9+.-]*://", re.IGNORECASE)
 _FORMATS = (
-    "a safetensors file, the index of a sharded checkpoint (.safetensors.index.json), "
-    "a GGUF file or a folder that holds one of these"
+    "a safetensors file, the index of a sharded checkpoint (.safetensors.index.json), a GGUF "
+    "file, one of torch.save (.bin, .pt, .pth), a .npy or .npz file, or a model's folder"
 )
 
 
@@ -44,13 +64,18 @@ def open_unembedding(
     Parameters
     ----------
     source
-        A safetensors file, the index of a sharded checkpoint, a GGUF file, a
-        folder that holds one of these, or a matrix in memory of shape
+        A safetensors file, the index of a sharded checkpoint, a GGUF file or
+        part of one, a file of torch.save (.bin, .pt, .pth), a .npy or .npz
+        file, a folder that holds one of the first five (a sentence-transformers
+        model's, too), an open torch model, or a matrix in memory of shape
         (vocabulary, hidden size): an array, an array-like or a torch tensor.
+        A string that names no local path may be the id of a model on the
+        Hugging Face Hub, "owner/name", or one of its files,
+        "owner/name/file.gguf".
     tensor
-        The exact name of the tensor to take instead.
+        The exact name of the tensor, array or parameter to take instead.
     revision
-        For sources on the Hub only, which this version does not open.
+        For a model on the Hub: a branch, a tag or a commit.
 
     Returns
     -------
@@ -63,101 +88,135 @@ def open_unembedding(
         The checkpoint is missing, damaged, not supported or has no usable head.
     ValueError, TypeError
         An argument is not one that can be used.
+    ImportError
+        The source may be on the Hub, and huggingface_hub is not installed; or
+        it is a file of torch.save, and torch is not.
+
+    Warns
+    -----
+    UserWarning
+        A model of sentence-transformers has modules after which embeddings are
+        not in the space of the unembedding matrix.
     """
-    if not isinstance(source, (str, bytes, os.PathLike)):
-        if tensor is not None or revision is not None:
-            raise ValueError("tensor and revision: expected None for a matrix in memory")
-        return open_array(source)
     if tensor is not None and not isinstance(tensor, str):
         raise TypeError(f"tensor: expected a name, found {tensor!r}")
+    if not isinstance(source, (str, bytes, os.PathLike)):
+        if revision is not None:
+            raise ValueError(f"revision: expected None for what is in memory, found {revision!r}")
+        if is_model(source):
+            return open_model(source, tensor=tensor)
+        if tensor is not None:
+            raise ValueError(f"tensor: expected None for a matrix in memory, found {tensor!r}")
+        return open_array(source)
     given = os.fsdecode(source)
     path = Path(given)
-    _check_exists(path, given)
+    if not given or not exists(path):
+        hub = _HUB.fullmatch(given) if isinstance(source, str) else None
+        # A name with such an ending is that of a missing file, and better not looked for there.
+        if hub is None or (hub[2] is None and path.suffix in _ENDINGS):
+            raise _not_found(given)
+        return _open_hub(hub[1], hub[2], given, tensor, revision)
     if revision is not None:
         raise ValueError(
             f"revision: expected None for the local source {given}, found {revision!r}"
         )
     if path.is_dir():
-        return _open_folder(path, given, tensor)
-    return _open_file(path, given, tensor)
+        return _open_folder(Folder(path), given, tensor)
+    return _open_checkpoint(Folder(path.parent), InputFile(path), given, tensor)
 
 
-def _check_exists(path: Path, given: str) -> None:
-    if not given or not exists(path):
-        hint = ""
-        if _HUB_ID.fullmatch(given):
-            hint = (
-                "; if it is a Hugging Face Hub id: these are not supported in this version, "
-                "download the model and pass its folder"
-            )
-        elif _URL.match(given):
-            hint = "; only local files are read in this version, download it and pass its path"
-        raise CheckpointError(f"{given!r}: no such file or folder{hint}")
+def _not_found(given: str) -> CheckpointError:
+    hint = ""
+    if _URL.match(given):
+        hint = "; no addresses are read, only local paths and Hugging Face Hub ids (owner/name)"
+    return CheckpointError(f"{given!r}: no such file or folder{hint}")
 
 
-def _open_file(path: Path, source: str, tensor: str | None) -> Unembedding:
-    suffix = path.suffix.lower()
-    if suffix in _PICKLES:
-        raise CheckpointError(f"{path}: PyTorch pickles are not read; convert to safetensors")
-    if suffix in _ARRAY_FILES:
-        raise CheckpointError(
-            f"{path}: NumPy files are not supported in this version; load it and pass the array"
-        )
-    if suffix == ".json":
-        return open_index(path, source=source, tensor=tensor)
-    if suffix == ".gguf":
-        return open_gguf(path, source=source, tensor=tensor)
-    if suffix != ".safetensors":  # files of the Hub's cache have no ending
-        start = _first_bytes(path)
-        if start.startswith(b"GGUF"):
-            return open_gguf(path, source=source, tensor=tensor)
-        # Safetensors have no magic number, but after the header's length comes a brace.
-        if start[8:9] != b"{" and not start.startswith(b"version "):  # a Git LFS pointer
-            found = f"a file that starts with {start!r}" if start else "an empty file"
-            raise CheckpointError(f"{path}: not a checkpoint: expected {_FORMATS}, found {found}")
-    return open_safetensors(path, source=source, tensor=tensor)
-
-
-def _first_bytes(path: Path) -> bytes:
-    file = InputFile(path)
+def _open_hub(
+    repository: str, name: str | None, given: str, tensor: str | None, revision: str | None
+) -> Unembedding:
     try:
-        return file.read(0, min(file.size, 16)).tobytes()
-    finally:
+        from embedfilter.checkpoints.hub import open_repository  # noqa: PLC0415 (an extra)
+    except ImportError as error:
+        raise ImportError(
+            f"{given!r}: no such file or folder; to read models from the Hugging Face Hub: "
+            'pip install "embedfilter[hub]"'
+        ) from error
+    folder = open_repository(repository, revision)
+    if name is None:
+        result = _open_folder(folder, given, tensor)
+    else:
+        result = _open_checkpoint(*folder.find(name), given, tensor)
+    result.revision = folder.commit
+    return result
+
+
+def _open_checkpoint(
+    folder: Folder,
+    file: InputFile,
+    source: str,
+    tensor: str | None,
+    facts: ModelFacts | None = None,
+) -> Unembedding:
+    """Open a file of a folder by its ending, or else by how it starts."""
+    ending = file.path.suffix.lower()
+    if ending not in _ENDINGS:  # files of the Hub's cache have none
+        ending = _ending_by_content(file)
+    if ending in _PICKLES:
         file.close()
-
-
-def _open_folder(folder: Path, source: str, tensor: str | None) -> Unembedding:
-    try:
-        names = sorted(path.name for path in folder.iterdir())
-    except OSError as error:
-        raise CheckpointError(f"{folder}: cannot be listed: {error.strerror}") from error
-    if _INDEX in names:
-        return open_index(file_in_folder(folder, _INDEX), source=source, tensor=tensor)
-    safetensors = [name for name in names if name.endswith(".safetensors")]
-    if "model.safetensors" in safetensors:
-        safetensors = ["model.safetensors"]
-    if safetensors:
-        path = file_in_folder(folder, _only_one(folder, safetensors))
-        return open_safetensors(path, source=source, tensor=tensor, facts=read_config(folder))
-    gguf = [name for name in names if name.endswith(".gguf")]
-    if gguf:
-        path = file_in_folder(folder, _only_one(folder, gguf))
-        return open_gguf(path, source=source, tensor=tensor)
-    pickles = [name for name in names if name.endswith(_PICKLES)]
-    if pickles:
         raise CheckpointError(
-            f"{folder}: PyTorch pickles are not read; convert to safetensors; "
-            f"found {_listed(pickles)}"
+            f"{file.path}: pickles are not read, which can run code; expected {_FORMATS}"
         )
-    raise CheckpointError(
-        f"{folder}: expected {_INDEX}, a .safetensors or a .gguf file, found {_listed(names)}"
-    )
+    if ending == ".json":
+        return open_index(folder, file, source=source, tensor=tensor)
+    if ending == ".gguf":
+        return open_gguf(folder, file, source=source, tensor=tensor)
+    if ending in _ARRAY_FILES:
+        open_array_file = open_npy if ending == ".npy" else open_npz
+        return open_array_file(file, source=source, tensor=tensor)
+    open_file = open_torch if ending in _TORCH else open_safetensors
+    return open_file(file, source=source, tensor=tensor, facts=facts)
 
 
-def _only_one(folder: Path, names: Sequence[str]) -> str:
+def _ending_by_content(file: InputFile) -> str:
+    start = file.read(0, min(file.size, 16)).tobytes()
+    for magic, ending in _STARTS.items():
+        if start.startswith(magic):
+            return ending
+    # Safetensors have no magic number, but after the header's length comes a brace.
+    if start[8:9] == b"{":
+        return ".safetensors"
+    file.close()
+    found = f"a file that starts with {start!r}" if start else "an empty file"
+    raise CheckpointError(f"{file.path}: not a checkpoint: expected {_FORMATS}, found {found}")
+
+
+def _open_folder(folder: Folder, source: str, tensor: str | None) -> Unembedding:
+    if folder.has(MODULES):
+        folder = transformer_folder(folder)
+    name = _checkpoint_in(folder)
+    # Before the file is open, as a damaged config is an error.
+    facts = None if name.endswith((".gguf", ".json")) else read_config(folder)
+    return _open_checkpoint(folder, folder.open(name), source, tensor, facts)
+
+
+def _checkpoint_in(folder: Folder) -> str:
+    """Return the name of a folder's checkpoint, in the best format that is there."""
+    names = folder.names()
+    for preferred, endings in _PREFERENCES:
+        for name in preferred:
+            if name in names:
+                return name
+        found = without_later_parts(name for name in names if name.endswith(endings))
+        if found:
+            return _only_one(folder, found)
+    raise CheckpointError(f"{folder.path}: expected {_FORMATS}, found {_listed(names)}")
+
+
+def _only_one(folder: Folder, names: Sequence[str]) -> str:
     if len(names) > 1:
         raise CheckpointError(
-            f"{folder}: expected one checkpoint, found {len(names)}: {_listed(names)}; "
+            f"{folder.path}: expected one checkpoint, found {len(names)}: {_listed(names)}; "
             "pass the path of the right one"
         )
     return names[0]

@@ -1,4 +1,4 @@
-"""Safetensors files, and folders of them with an index.
+"""Safetensors files.
 
 A file is
 
@@ -14,10 +14,6 @@ to the end             the tensors' bytes, little-endian, in C order
 The header maps each tensor's name to ``dtype``, ``shape`` and ``data_offsets``
 (begin and end, counted from the end of the header); ``__metadata__`` maps
 strings to strings. The tensors cover the data without holes and overlaps.
-
-An index (``model.safetensors.index.json``) maps each tensor's name to the file
-of the folder that holds it. It is written by whoever published the model, so
-its file names are taken as base names only.
 """
 
 from __future__ import annotations
@@ -25,22 +21,24 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from embedfilter.checkpoints.config import ModelFacts, read_config
 from embedfilter.checkpoints.encodings import FLOATS
-from embedfilter.checkpoints.files import InputFile, exists, file_in_folder, parse_json, shown
-from embedfilter.checkpoints.names import MODEL_NAMES, choose
-from embedfilter.checkpoints.unembedding import FileRows, Unembedding, head_shape
+from embedfilter.checkpoints.files import InputFile, parse_json, shown
+from embedfilter.checkpoints.head import open_head
+from embedfilter.checkpoints.names import MODEL_NAMES
+from embedfilter.checkpoints.unembedding import FileRows, Unembedding
 from embedfilter.errors import CheckpointError
 
 if TYPE_CHECKING:
-    from pathlib import Path
+    from pathlib import PurePath
 
     import numpy as np
     from numpy.typing import NDArray
 
-__all__ = ["SafetensorsFile", "ShardedFolder", "open_index", "open_safetensors"]
+    from embedfilter.checkpoints.config import ModelFacts
 
-# The format's own limit; an index has none and is held to the same.
+__all__ = ["SafetensorsFile", "open_safetensors"]
+
+# The format's own limit.
 _MAX_HEADER = 100_000_000
 # Of the metadata; other files may have one of them or another.
 _FILTER_KEYS = {"format_version", "kind", "d", "k"}
@@ -85,8 +83,8 @@ class SafetensorsFile:
 
     Parameters
     ----------
-    path
-        The file.
+    file
+        The open file; closed with this object.
 
     Attributes
     ----------
@@ -98,9 +96,9 @@ class SafetensorsFile:
         The tensors, in the header's order.
     """
 
-    def __init__(self, path: Path) -> None:
-        self.where = str(path)
-        self._file = InputFile(path)
+    def __init__(self, file: InputFile) -> None:
+        self.where = str(file.path)
+        self._file = file
         try:
             self._file.refuse_lfs_pointer()
             self.metadata, self.tensors = _read_header(self._file)
@@ -122,9 +120,13 @@ class SafetensorsFile:
         """Whether this is not a checkpoint but a filter that `EmbedFilter.save` has written."""
         return self.metadata.keys() >= _FILTER_KEYS and "components" in self.tensors
 
-    def holder(self, name: str) -> SafetensorsFile:
-        """Return the file that holds a tensor: this one."""
-        return self
+    def dtype(self, name: str) -> str:
+        """Return the storage type of a tensor."""
+        return self.tensors[name].dtype
+
+    def file_of(self, name: str) -> str:
+        """Return the path of the file that holds a tensor: this one."""
+        return self.where
 
     def read(self, name: str) -> NDArray[np.uint8]:
         """Return all bytes of a tensor, shape (n_bytes,)."""
@@ -143,79 +145,21 @@ class SafetensorsFile:
             row_bytes=info.n_bytes // n_rows if n_rows else 0,
         )
 
-    def close(self) -> None:
-        """Close the file."""
-        self._file.close()
-
-
-class ShardedFolder:
-    """A folder of safetensors files with an index; files are opened as they are needed.
-
-    Parameters
-    ----------
-    path
-        The index.
-
-    Attributes
-    ----------
-    where : str
-        The path of the index, for messages.
-    """
-
-    def __init__(self, path: Path) -> None:
-        self.where = str(path)
-        self._folder = path.parent
-        self._shard_names = _read_index(path)
-        self._shards: dict[str, SafetensorsFile] = {}
-
-    @property
-    def names(self) -> list[str]:
-        """The tensors' names."""
-        return list(self._shard_names)
-
-    def shape(self, name: str) -> tuple[int, ...]:
-        """Return the shape of a tensor, from the header of its file."""
-        return self.holder(name).shape(name)
-
-    def rows(self, name: str) -> FileRows:
-        """Return the rows of a matrix, which share the open file that holds it."""
-        return self.holder(name).rows(name)
-
-    def holder(self, name: str) -> SafetensorsFile:
-        """Return the file that holds a tensor."""
-        shard_name = self._shard_names[name]
-        shard = self._shards.get(shard_name)
-        if shard is None:
-            path = file_in_folder(self._folder, shard_name)
-            if not exists(path):
-                raise CheckpointError(
-                    f"{self.where}: incomplete download: tensor {shown(name)} is said to be in "
-                    f"{shown(shard_name)}, which does not exist"
-                )
-            shard = self._shards[shard_name] = SafetensorsFile(path)
-        if name not in shard.tensors:
-            raise CheckpointError(
-                f"{self.where}: tensor {shown(name)} is said to be in {shown(shard_name)}, "
-                f"which does not hold it"
-            )
-        return shard
-
-    def close(self, keep: SafetensorsFile | None = None) -> None:
-        """Close all files but `keep`."""
-        for shard in self._shards.values():
-            if shard is not keep:
-                shard.close()
+    def close(self, keep: str | None = None) -> None:
+        """Close the file, unless the tensor `keep` is still needed."""
+        if keep is None:
+            self._file.close()
 
 
 def open_safetensors(
-    path: Path, *, source: str, tensor: str | None = None, facts: ModelFacts | None = None
+    file: InputFile, *, source: str, tensor: str | None = None, facts: ModelFacts | None = None
 ) -> Unembedding:
     """Open the unembedding matrix of one safetensors file.
 
     Parameters
     ----------
-    path
-        The file.
+    file
+        The open file; closed with the result.
     source
         The source as it was given.
     tensor
@@ -228,79 +172,14 @@ def open_safetensors(
     Unembedding
         The open matrix.
     """
-    file = SafetensorsFile(path)
-    if file.is_filter:
-        file.close()
-        raise CheckpointError(
-            f"{path}: this is a filter, not a checkpoint: expected a model's weights, found what "
-            "'embedfilter fit' writes"
-        )
-    return _open(file, source, tensor, facts)
-
-
-def open_index(path: Path, *, source: str, tensor: str | None = None) -> Unembedding:
-    """Open the unembedding matrix of a sharded folder.
-
-    Parameters
-    ----------
-    path
-        The index, a ``.safetensors.index.json``.
-    source
-        The source as it was given.
-    tensor
-        The name of the tensor to take.
-
-    Returns
-    -------
-    Unembedding
-        The open matrix; only the file that holds it stays open.
-    """
-    return _open(ShardedFolder(path), source, tensor, read_config(path.parent))
-
-
-def _open(
-    checkpoint: SafetensorsFile | ShardedFolder,
-    source: str,
-    tensor: str | None,
-    facts: ModelFacts | None,
-) -> Unembedding:
-    try:
-        choice = choose(checkpoint, MODEL_NAMES, tensor)
-        holder = checkpoint.holder(choice.name)
-        info = holder.tensors[choice.name]
-        reason = choice.reason
-        if info.dtype not in FLOATS:
-            raise CheckpointError(
-                f"{holder.where}: tensor {shown(choice.name)} of shape {shown(info.shape)}: "
-                f"expected one of {', '.join(FLOATS)}, found {info.dtype}, {_not_read(info.dtype)}"
-            )
-        # A tensor that the user names may be any matrix of the file.
-        if facts is not None and tensor is None:
-            facts.check(holder.where, choice.name, info.shape)
-            reason += facts.remark(tied=choice.tied)
-        shape = head_shape(holder.where, choice.name, info.shape)
-    except BaseException:
+    checkpoint = SafetensorsFile(file)
+    if checkpoint.is_filter:
         checkpoint.close()
-        raise
-    if isinstance(checkpoint, ShardedFolder):
-        checkpoint.close(keep=holder)
-    return Unembedding(
-        holder.rows(choice.name),
-        source=source,
-        name=choice.name,
-        shape=shape,
-        dtype=info.dtype,
-        tied=choice.tied,
-        reason=reason,
-    )
-
-
-def _not_read(dtype: str) -> str:
-    if dtype.startswith(("F8", "F6", "F4")):
-        return "which is not supported: its numbers mean nothing without their scales"
-    if dtype.startswith(("U", "I", "BOOL")):
-        return "the codes of a quantised matrix, which are not supported"
-    return "which an unembedding matrix cannot have"
+        raise CheckpointError(
+            f"{checkpoint.where}: this is a filter, not a checkpoint: expected a model's weights, "
+            "found what 'embedfilter fit' writes"
+        )
+    return open_head(checkpoint, MODEL_NAMES, source=source, tensor=tensor, facts=facts)
 
 
 def _read_header(file: InputFile) -> tuple[dict[str, str], dict[str, TensorInfo]]:
@@ -336,14 +215,14 @@ def _read_header(file: InputFile) -> tuple[dict[str, str], dict[str, TensorInfo]
     return metadata, tensors
 
 
-def _check_metadata(path: Path, metadata: Any) -> None:
+def _check_metadata(path: PurePath, metadata: Any) -> None:
     if not isinstance(metadata, dict) or not all(isinstance(v, str) for v in metadata.values()):
         raise CheckpointError(
             f"{path}: __metadata__: expected an object of strings, found {shown(metadata)}"
         )
 
 
-def _tensor_info(path: Path, name: str, entry: Any, data_begin: int) -> TensorInfo:
+def _tensor_info(path: PurePath, name: str, entry: Any, data_begin: int) -> TensorInfo:
     where = f"{path}: tensor {shown(name)}"
     if not isinstance(entry, dict) or not {"dtype", "shape", "data_offsets"} <= entry.keys():
         raise CheckpointError(
@@ -381,7 +260,7 @@ def _is_sizes(value: Any) -> bool:
     return isinstance(value, list) and all(type(v) is int and 0 <= v < 1 << 64 for v in value)
 
 
-def _check_coverage(path: Path, tensors: dict[str, TensorInfo], begin: int, size: int) -> None:
+def _check_coverage(path: PurePath, tensors: dict[str, TensorInfo], begin: int, size: int) -> None:
     position = begin
     for name, info in sorted(tensors.items(), key=lambda item: (item[1].offset, item[1].n_bytes)):
         if info.offset != position:
@@ -399,34 +278,3 @@ def _check_coverage(path: Path, tensors: dict[str, TensorInfo], begin: int, size
         raise CheckpointError(
             f"{path}: bytes after the last tensor: expected {position} bytes, found {size}"
         )
-
-
-def _read_index(path: Path) -> dict[str, str]:
-    file = InputFile(path)
-    try:
-        if file.size > _MAX_HEADER:
-            raise CheckpointError(
-                f"{path}: expected an index of at most {_MAX_HEADER} bytes, found {file.size}"
-            )
-        index = parse_json(file.read(0, file.size).tobytes(), path, "the index")
-    finally:
-        file.close()
-    weight_map = index.get("weight_map")
-    if not isinstance(weight_map, dict):
-        raise CheckpointError(
-            f"{path}: expected a weight_map of tensor names and file names, "
-            f"found {shown(weight_map)}"
-        )
-    for name, shard_name in weight_map.items():
-        if not isinstance(shard_name, str) or not _is_base_name(shard_name):
-            raise CheckpointError(
-                f"{path}: tensor {shown(name)}: expected the base name of a .safetensors file, "
-                f"found {shown(shard_name)}"
-            )
-    return weight_map
-
-
-def _is_base_name(name: str) -> bool:
-    # A colon would be a drive letter, a stream or a URL's scheme on one system or another.
-    plain = name.isprintable() and not any(character in "/\\:" for character in name)
-    return plain and name.endswith(".safetensors")

@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
+    from embedfilter.checkpoints.config import ModelFacts
     from embedfilter.checkpoints.files import InputFile
 
 __all__ = ["MAX_HIDDEN_SIZE", "FileRows", "StoredRows", "Unembedding", "head_shape"]
@@ -137,6 +138,8 @@ class Unembedding:
         Where the rows are; closed with this object.
     source, name, shape, dtype, tied, reason
         The attributes of these names.
+    facts
+        What else is known of the model.
 
     Attributes
     ----------
@@ -153,7 +156,11 @@ class Unembedding:
         True when the input embedding serves because no separate head exists.
     reason : str
         One line that says how the tensor was chosen.
+    revision : str or None
+        The commit of a model on the Hub.
     """
+
+    revision: str | None = None
 
     def __init__(
         self,
@@ -165,8 +172,10 @@ class Unembedding:
         dtype: str,
         tied: bool,
         reason: str,
+        facts: ModelFacts | None = None,
     ) -> None:
         self._stored = stored
+        self._facts = facts
         self._fingerprint: str | None = None
         self._closed = False
         self.source = _encodable(source)
@@ -197,13 +206,36 @@ class Unembedding:
             ``ml_dtypes.bfloat16`` as stored, float32 when the tensor is
             quantised. Rows of an array may be a read-only view of it.
         """
+        return self._stored.decode(self.stored_rows(start, stop), start)
+
+    def stored_rows(self, start: int, stop: int) -> NDArray[np.uint8]:
+        """Return the bytes of rows `start` to `stop` as they are stored, little-endian.
+
+        Parameters
+        ----------
+        start, stop
+            As in `rows`.
+
+        Returns
+        -------
+        ndarray, shape (stop - start, row_bytes)
+            The bytes, which `fingerprint` is taken of.
+        """
         start, stop = operator.index(start), operator.index(stop)
         if not 0 <= start <= stop <= self.shape[0]:
             raise ValueError(
                 f"rows: expected 0 <= start <= stop <= {self.shape[0]}, found {start} and {stop}"
             )
         self._check_open()
-        return self._stored.decode(self._stored.read(start, stop), start)
+        return self._stored.read(start, stop)
+
+    @property
+    def n_tokens(self) -> int | None:
+        """How many tokens the model's tokenizer has, or else its config states; None: unknown.
+
+        The other rows are padding. Looked up in ``tokenizer.json`` when it is asked for.
+        """
+        return None if self._facts is None else self._facts.n_tokens()
 
     def blocks(self, n_rows: int | None = None) -> Iterator[tuple[int, NDArray[Any]]]:
         """Iterate over all rows in order.

@@ -1,0 +1,115 @@
+"""Models of sentence-transformers: a folder with ``modules.json``, or an open one.
+
+Such a model is a chain: a Transformer, pooling, and perhaps more. The unembedding matrix is
+the Transformer's, and speaks of its hidden states; pooling by a mean or by one token and
+scaling to unit length leave them in their space, other modules do not.
+"""
+
+from __future__ import annotations
+
+import warnings
+from typing import TYPE_CHECKING, Any
+
+from embedfilter.checkpoints.files import read_json, shown
+from embedfilter.errors import CheckpointError
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from embedfilter.checkpoints.files import Folder
+
+__all__ = ["MODULES", "transformer_folder", "warn_of_module"]
+
+MODULES = "modules.json"
+"""The file that says that a folder is one of these."""
+
+_MAX_BYTES = 1 << 20
+_TRANSFORMER = "Transformer"
+_KEEP_THE_SPACE = frozenset({_TRANSFORMER, "Normalize", "Dropout"})
+
+
+def transformer_folder(folder: Folder) -> Folder:
+    """Return the folder of the Transformer module, which holds a model's checkpoint.
+
+    Parameters
+    ----------
+    folder
+        A folder with ``modules.json``.
+
+    Returns
+    -------
+    Folder
+        Often the same.
+
+    Warns
+    -----
+    UserWarning
+        When modules follow that take the embeddings out of the hidden states' space.
+    """
+    file = folder.open(MODULES)
+    modules = read_json(file, "the list of modules", limit=_MAX_BYTES, kind=list)
+    found: Folder | None = None
+    for number, module in enumerate(modules):
+        what = f"{file.path}: module {number}"
+        if not isinstance(module, dict) or not all(
+            isinstance(module.get(key), str) for key in ("type", "path")
+        ):
+            raise CheckpointError(
+                f"{what}: expected an object with type and path, found {shown(module)}"
+            )
+        kind, path = module["type"].rpartition(".")[2], module["path"]
+        # Joined to the folder's path, so it must stay a name in it.
+        if path in (".", "..") or not path.isprintable() or {*"/\\:"} & set(path):
+            raise CheckpointError(
+                f"{what}: expected as path the name of a folder, found {shown(path)}"
+            )
+        inner = folder.folder(path) if path else folder
+        if found is not None:
+            warn_of_module(str(folder.path), path, kind, _pooling(inner, kind))
+        elif kind == _TRANSFORMER:
+            found = inner
+    if found is None:
+        kinds = ", ".join(shown(module["type"]) for module in modules) or "none"
+        raise CheckpointError(
+            f"{file.path}: expected a Transformer among the modules, found {kinds}"
+        )
+    return found
+
+
+def warn_of_module(where: str, name: str, kind: str, config: Mapping[str, Any]) -> None:
+    """Warn when a module takes embeddings out of the space of the hidden states.
+
+    Parameters
+    ----------
+    where
+        The model, for the message.
+    name
+        The module's name.
+    kind
+        The name of its class.
+    config
+        What is known of it.
+    """
+    if kind in _KEEP_THE_SPACE or (kind == "Pooling" and not _takes_maximum(config)):
+        return
+    what = "pools by the maximum" if kind == "Pooling" else "is trained or not linear"
+    warnings.warn(
+        f"{where}: the module {shown(name)} ({kind}) after the language model {what}: the model's "
+        "embeddings are not in the space of its unembedding matrix, and a filter fitted to that "
+        "does not suit them; take embeddings from before this module",
+        UserWarning,
+        stacklevel=5,
+    )
+
+
+def _pooling(folder: Folder, kind: str) -> dict[str, Any]:
+    if kind != "Pooling" or not folder.has("config.json"):
+        return {}
+    config = read_json(folder.open("config.json"), "the pooling's config", limit=_MAX_BYTES)
+    return dict(config)
+
+
+def _takes_maximum(config: Mapping[str, Any]) -> bool:
+    mode = config.get("pooling_mode")  # since version 5.4; before, a flag for each mode
+    modes = mode if isinstance(mode, (list, tuple)) else [mode]
+    return "max" in modes or config.get("pooling_mode_max_tokens") is True
