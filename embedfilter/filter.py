@@ -424,7 +424,6 @@ class EmbedFilter:
         return self._packed
 
 
-
 def _frozen(array: NDArray[Any], dtype: type) -> NDArray[Any]:
     frozen: NDArray[Any] = np.ascontiguousarray(array, dtype)
     if frozen.flags.writeable:
