@@ -192,7 +192,7 @@ def large_model(head: NDArray[np.float32]) -> dict[str, Any]:
     return {
         "config.json": {"hidden_size": head.shape[1], "vocab_size": head.shape[0]},
         INDEX: {"metadata": {}, "weight_map": weight_map},
-        "README.md": b"A model.",
+        "tokenizer.json": SparseFile(b"{", 20_000_000),
         SHARDS[0]: shard({layers[0]: layer}),
         SHARDS[1]: shard({layers[1]: layer, **one_tensor(head)}, head.tobytes()),
     }

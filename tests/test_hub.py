@@ -5,6 +5,7 @@ The client is the real huggingface_hub, the server one on this machine.
 
 from __future__ import annotations
 
+import json
 import os
 import subprocess
 import sys
@@ -22,6 +23,7 @@ from hub_server import (
     TOKEN,
     Answer,
     HubServer,
+    SparseFile,
     large_model,
     small_model,
 )
@@ -63,6 +65,7 @@ def test_a_repository_of_8_gb_costs_its_head_and_under_1_mb(hub, head, expected,
     assert sum(file.size for file in files.values()) > 8e9
     f = EmbedFilter.from_checkpoint(ID)
     assert head.nbytes <= hub.served() < head.nbytes + 1_000_000
+    assert len(hub.ranges()) == 2  # the header, and the head, which is one block
     assert bytes_on_disk(tmp_path) < head.nbytes + 1_000_000
     np.testing.assert_array_equal(f.components, expected.components)
     assert f.metadata["fingerprint"] == expected.metadata["fingerprint"]
@@ -434,8 +437,9 @@ def test_the_command_line(hub, head, expected, tmp_path):
             check=False,
         )
 
-    done = run("inspect", ID, "--revision", "v1")
-    assert f"revision     {COMMIT}" in done.stdout
+    hub.repositories[ID].commits[COMMIT]["tokenizer.json"] = SparseFile(b"{}", 2)
+    done = run("inspect", ID, "--revision", "v1", "--json")
+    assert json.loads(done.stdout)["revision"] == COMMIT
     done = run("fit", ID, "-o", output, "--revision", "v1")
     assert (done.returncode, done.stderr) == (0, "")
     f = EmbedFilter.load(output)
