@@ -28,7 +28,8 @@ from typing import Any
 import embedfilter
 
 RESULTS = Path(__file__).parent / "results"
-REST_SECONDS = 0.05
+REST_SECONDS = 0.15  # OpenBLAS's threads spin for 2^28 cycles after a product, then sleep
+WARM_SECONDS = 0.03
 PACKAGES = ("numpy", "torch", "faiss-cpu", "scikit-learn", "scipy", "sentence-transformers")
 
 
@@ -95,8 +96,9 @@ def interleaved(
     seconds : float
         In each round a fast function is called often enough to take so long.
 
-    Before its turn comes a rest and a call that is not timed: the threads of the library whose
-    turn it was spin for a while on the processors before they sleep.
+    Before its turn comes a rest, in which the threads of the library whose turn it was stop
+    spinning on the processors, and calls that are not timed: on a virtual machine a processor
+    that sleeps takes up to 10 ms to wake for a second thread.
     """
     calls = {}
     for name, function in functions.items():
@@ -108,7 +110,9 @@ def interleaved(
     for _ in range(repeats):
         for name, function in functions.items():
             time.sleep(REST_SECONDS)
-            function()
+            end = time.perf_counter() + WARM_SECONDS
+            while time.perf_counter() < end:
+                function()
             start = time.perf_counter()
             for _ in range(calls[name]):
                 function()

@@ -49,9 +49,23 @@ def fit(report: dict[str, Any]) -> plt.Figure:
     return figure
 
 
+def sweep(report: dict[str, Any]) -> plt.Figure:
+    """Draw each sweep's seconds, and a line of the growth that is expected."""
+    sweeps = report["sweeps"]
+    figure, axes = plt.subplots(1, len(sweeps), figsize=(3.6 * len(sweeps), 3))
+    for ax, one in zip(axes, sweeps, strict=True):
+        sizes, seconds = one["sizes"], one["seconds"]
+        expected = [seconds[-1] * (size / sizes[-1]) ** one["expected_power"] for size in sizes]
+        ax.plot(sizes, expected, color=OTHERS, label=f"power {one['expected_power']}")
+        ax.plot(sizes, seconds, "o", color=OURS, label=f"measured, {one['power']:.2f}")
+        ax.set(xscale="log", yscale="log", xlabel=one["size"], ylabel="seconds", title=one["name"])
+        ax.legend(frameon=False, fontsize=8)
+    return figure
+
+
 def main() -> None:
     """Draw a picture of each report that there is."""
-    for name, draw in (("project", project), ("fit", fit)):
+    for name, draw in (("project", project), ("fit", fit), ("sweep", sweep)):
         path = RESULTS / f"{name}.json"
         if path.exists():
             report = json.loads(path.read_text(encoding="utf-8"))

@@ -1,4 +1,6 @@
-"""Filtering embeddings, side by side with the peers: ``python benchmarks/project.py [--short]``.
+"""Filtering embeddings side by side with the peers.
+
+``python benchmarks/project.py [--short | --large]``
 
 Peers project float32 rows on the same components and scale them to unit length:
 
@@ -10,12 +12,14 @@ sgemm     the bare product into an array that is there already, to compare with
 
 Half-precision input includes the peers' conversion to float32, or torch's own product in that
 type where that is faster. int8 and binary output are compared with numpy's product followed by
-sentence_transformers' quantize_embeddings.
+sentence_transformers' quantize_embeddings. --large adds a million rows out of a memory map, a file
+of 3.6 GB.
 """
 
 from __future__ import annotations
 
 import argparse
+import tempfile
 from collections.abc import Callable
 from typing import Any
 
@@ -33,6 +37,7 @@ from embedfilter import EmbedFilter
 
 SHAPES = ((896, 448), (4096, 2048))
 ROWS = (1, 8, 64, 1024, 65536)
+LARGE_ROWS = 1_000_000
 Peers = dict[str, Callable[[], object]]
 
 
@@ -70,6 +75,15 @@ def float32_peers(f: EmbedFilter, X: NDArray[np.float32]) -> Peers:
         "sklearn": lambda: sklearn.preprocessing.normalize(pca.transform(X), copy=False),
         "sgemm": lambda: np.matmul(X, CT, out=out),
     }
+
+
+def mapped_rows(folder: str, n: int, d: int, rng: np.random.Generator) -> NDArray[np.float32]:
+    """Return random rows in a file that is mapped into memory."""
+    X = np.lib.format.open_memmap(f"{folder}/rows.npy", "w+", np.float32, (n, d))
+    for start in range(0, n, 65536):
+        rng.standard_normal(out=X[start : start + 65536], dtype=np.float32)
+    X.flush()
+    return X
 
 
 def half_peers(f: EmbedFilter, X: NDArray[Any], torch_type: torch.dtype) -> Peers:
@@ -135,7 +149,9 @@ def main() -> None:
     """Run the benchmark and write results/project.json."""
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
     parser.add_argument("--short", action="store_true", help="fewer sizes and repeats")
-    short = parser.parse_args().short
+    parser.add_argument("--large", action="store_true", help="a million rows too")
+    options = parser.parse_args()
+    short = options.short
     torch.set_num_threads(N_THREADS)
     faiss.omp_set_num_threads(N_THREADS)
     rng = np.random.default_rng(0)
@@ -145,7 +161,7 @@ def main() -> None:
 
     def record(case: str, d: int, k: int, n: int, peers: Peers, tolerance: float) -> None:
         check(peers, tolerance)
-        repeats = 5 if n * d * k > 1 << 33 else 7 if short else 21
+        repeats = 3 if n == LARGE_ROWS else 5 if n * d * k > 1 << 33 else 7 if short else 21
         medians = interleaved(peers, repeats=repeats)
         ours = medians["embedfilter"]
         best = min((name for name in medians if name not in ("embedfilter", "sgemm")),
@@ -170,6 +186,11 @@ def main() -> None:
         for n in ROWS[:4] if short else ROWS:
             X = rng.standard_normal((n, d), np.float32)
             record("float32", d, k, n, float32_peers(f, X), 1e-5)
+        if options.large and d == SHAPES[0][0]:
+            with tempfile.TemporaryDirectory() as folder:
+                X = mapped_rows(folder, LARGE_ROWS, d, rng)
+                record("float32", d, k, LARGE_ROWS, float32_peers(f, X), 1e-5)
+                del X
         for n in (1024,) if short else (1024, 65536):
             X = rng.standard_normal((n, d), np.float32)
             record("float16", d, k, n, half_peers(f, X.astype(np.float16), torch.float16), 0.01)

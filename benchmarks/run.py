@@ -1,7 +1,7 @@
 """All benchmarks, then their pictures: ``python benchmarks/run.py [--short | --large]``.
 
 --short takes under two minutes; --large adds the head of an 8B model to the fits, which keeps
-the peers busy for many minutes.
+the peers busy for many minutes, and a million rows to the projections.
 """
 
 from __future__ import annotations
@@ -20,9 +20,10 @@ def main() -> None:
         sys.exit(__doc__)
     size = ["--short"] if "--short" in options else []
     large = ["--large"] if "--large" in options else []
-    subprocess.run([sys.executable, FOLDER / "project.py", *size], check=True)
+    subprocess.run([sys.executable, FOLDER / "project.py", *size, *large], check=True)
     subprocess.run([sys.executable, FOLDER / "fit.py", *size, *large], check=True)
     if not size:
+        subprocess.run([sys.executable, FOLDER / "sweep.py"], check=True)
         subprocess.run([sys.executable, FOLDER / "plot.py"], check=True)
 
 

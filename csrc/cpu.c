@@ -25,7 +25,7 @@ static bool has_avx2(void) {
 }
 #endif
 
-enum { MAX_ISAS = 2 };
+enum { MAX_ISAS = 3 };
 static const ef_kernels *available[MAX_ISAS];
 static size_t n_available;
 static _Atomic(const ef_kernels *) active;
@@ -38,6 +38,7 @@ __attribute__((constructor)) static void detect(void) {
 #elif defined(__aarch64__)
     available[n_available++] = &ef_kernels_neon; /* part of the base architecture */
 #endif
+    available[n_available++] = &ef_kernels_generic;
     available[n_available++] = &ef_kernels_scalar;
     atomic_store(&active, available[0]);
 }

@@ -56,7 +56,8 @@ typedef struct ef_matrix {
 /* ---- Instruction sets (cpu.c) ------------------------------------------- */
 
 /* Number of instruction sets that this build *and* this machine can run, and their
- * names, best first: "avx2" or "neon", then always "scalar". */
+ * names, best first: "avx2" or "neon"; then always "generic", which leaves the products to
+ * OpenBLAS and is chosen where neither exists; and "scalar", the oracle of the tests. */
 size_t ef_isa_count(void);
 const char *ef_isa_name(size_t index); /* index < ef_isa_count() */
 
@@ -106,15 +107,18 @@ ef_status ef_gram_finish(ef_gram *gram, double *out, size_t n_threads, ef_detail
 
 /* ---- Eigenvectors (eigen.c) --------------------------------------------- */
 
-/* All eigenvalues and eigenvectors of a symmetric matrix, by LAPACK's dsyevd.
- *   matrix  (d, d) float64: the upper triangle is read; on return row i is the unit
- *           eigenvector of values[i]
- *   values  (d), ascending
+/* All eigenvalues and the wanted eigenvectors of a symmetric matrix, by LAPACK's divide and
+ * conquer.
+ *   matrix   (d, d) float64: the upper triangle is read; then its numbers are lost
+ *   values   (d), ascending
+ *   wanted   (n_wanted): which eigenvalues' vectors, each under d, in any order
+ *   vectors  (n_wanted, d): row i is the unit eigenvector of values[wanted[i]]
  * EF_NOT_FINITE: the matrix has NaN or infinity in detail.row; LAPACK, which might not
  * return, does not see it. EF_LAPACK: no convergence. EF_NO_MEMORY.
- * EF_TOO_LARGE for d > EF_MAX_COLUMNS. Calls are serialised:
+ * EF_TOO_LARGE for d or n_wanted > EF_MAX_COLUMNS. Calls are serialised:
  * OpenBLAS is not safe to enter twice everywhere. */
-ef_status ef_eigh(double *matrix, double *values, size_t d, size_t n_threads, ef_detail *detail);
+ef_status ef_eigh(double *matrix, double *values, size_t d, const int64_t *wanted, size_t n_wanted,
+                  double *vectors, size_t n_threads, ef_detail *detail);
 
 /* ---- Projection (project.c, quantize.c) --------------------------------- */
 

@@ -14,9 +14,12 @@
  *     W^T W = R^T R + (R^T A) P + P^T (A^T R) + P^T (A^T A) P
  *
  * holds for any a and P, exact directions or not; the parts a ride along as more columns, and
- * the products are put together in float64 at the end. */
-#include "embedfilter.h"
-#include "kernels/kernels.h"
+ * the products are put together in float64 at the end.
+ *
+ * Where there are no kernels, a chunk is one panel of whole rows in float64, and OpenBLAS's
+ * dsyrk adds its product to the only tile. */
+#include "openblas.h"
+#include "rows.h"
 
 #include <math.h>
 #include <stdatomic.h>
@@ -32,18 +35,16 @@ enum {
 };
 
 struct ef_gram {
-    size_t d, p, n_panels;
-    bool exact;      /* float64 throughout */
-    float *basis;    /* (p, d) */
-    size_t capacity; /* rows that a chunk holds, a multiple of EF_RUN */
-    size_t n_rows;   /* rows in it */
-    void *panels;    /* (n_panels, capacity, EF_PANEL) float32 or, if exact, float64 */
-    double *tiles;   /* (pairs, EF_PANEL, EF_PANEL): panels (i, j >= i) at j (j + 1) / 2 + i */
+    size_t d, p;
+    size_t width, n_panels; /* a panel's columns, EF_PANEL; by OpenBLAS d, in one panel */
+    bool exact;             /* float64 throughout */
+    bool by_openblas;       /* dsyrk; exact */
+    float *basis;           /* (p, d) */
+    size_t capacity;        /* rows that a chunk holds, a multiple of EF_RUN */
+    size_t n_rows;          /* rows in it */
+    void *panels;           /* (n_panels, capacity, width) float32 or, if exact, float64 */
+    double *tiles;          /* (pairs, width, width): panels (i, j >= i) at j (j + 1) / 2 + i */
 };
-
-static size_t least(size_t a, size_t b) {
-    return a < b ? a : b;
-}
 
 static size_t ceil_div(size_t a, size_t b) {
     return a / b + (a % b != 0);
@@ -66,12 +67,15 @@ void ef_gram_free(ef_gram *gram) {
 ef_status ef_gram_new(size_t d, const float *basis, size_t p, ef_gram **result, ef_detail *detail) {
     if (d == 0 || d > EF_MAX_COLUMNS || p > EF_MAX_PEEL)
         return EF_TOO_LARGE;
+    const bool by_openblas = ef_active_kernels()->products_by_openblas;
+    p = by_openblas ? 0 : p; /* nothing to peel: dsyrk is exact */
     const bool exact = p == 0;
     const size_t item = exact ? sizeof(double) : sizeof(float);
-    const size_t n_panels = ceil_div(d + p, EF_PANEL), row_bytes = n_panels * EF_PANEL * item;
+    const size_t width = by_openblas ? d : EF_PANEL;
+    const size_t n_panels = ceil_div(d + p, width), row_bytes = n_panels * width * item;
     size_t capacity = CHUNK_BYTES / row_bytes / EF_RUN * EF_RUN;
     capacity = capacity < EF_RUN ? EF_RUN : capacity;
-    const size_t tiles_bytes = n_pairs(n_panels) * EF_PANEL * EF_PANEL * sizeof(double);
+    const size_t tiles_bytes = n_pairs(n_panels) * width * width * sizeof(double);
 
     void *tiles = NULL, *panels = NULL;
     ef_gram *gram = malloc(sizeof *gram);
@@ -89,8 +93,10 @@ ef_status ef_gram_new(size_t d, const float *basis, size_t p, ef_gram **result, 
         memcpy(copy, basis, p * d * sizeof(float));
     *gram = (ef_gram){.d = d,
                       .p = p,
+                      .width = width,
                       .n_panels = n_panels,
                       .exact = exact,
+                      .by_openblas = by_openblas,
                       .basis = copy,
                       .capacity = capacity,
                       .panels = panels,
@@ -110,38 +116,13 @@ typedef struct packing {
     atomic_bool finite;
 } packing;
 
-static const unsigned char *row_of(ef_matrix w, size_t row) {
-    return w.data + (ptrdiff_t)row * w.stride_bytes;
-}
-
-/* A row of any type as float32. */
-static void widen_f32(const ef_kernels *kernels, ef_matrix w, size_t index, float *row) {
-    const unsigned char *source = row_of(w, index);
-    switch (w.dtype) {
-    case EF_F64:
-        kernels->f64_to_f32((const double *)source, row, w.n_cols);
-        break;
-    case EF_F32:
-        memcpy(row, source, w.n_cols * sizeof(float));
-        break;
-    case EF_F16:
-        kernels->f16_to_f32((const uint16_t *)source, row, w.n_cols);
-        break;
-    case EF_BF16:
-        kernels->bf16_to_f32((const uint16_t *)source, row, w.n_cols);
-        break;
-    }
-}
-
 /* A row of any type as float64; `room` is for n_cols float32. */
 static void widen_f64(const ef_kernels *kernels, ef_matrix w, size_t index, double *row,
                       float *room) {
-    if (w.dtype == EF_F64) {
-        memcpy(row, row_of(w, index), w.n_cols * sizeof(double));
-        return;
-    }
-    widen_f32(kernels, w, index, room);
-    kernels->f32_to_f64(room, row, w.n_cols);
+    if (w.dtype == EF_F64)
+        memcpy(row, ef_row(w, index), w.n_cols * sizeof(double));
+    else
+        kernels->f32_to_f64(ef_row_f32(kernels, w, index, room), row, w.n_cols);
 }
 
 static bool all_finite_f64(const double *values, size_t n) {
@@ -161,17 +142,17 @@ static bool all_finite_f32(const float *values, size_t n) {
 /* Copies n rows (n, padded d) into each panel, from row `first` of the chunk on. */
 static void scatter(const ef_gram *gram, const void *rows, size_t first, size_t n) {
     const size_t item = gram->exact ? sizeof(double) : sizeof(float);
-    const size_t width = EF_PANEL * item;
-    unsigned char *target = (unsigned char *)gram->panels + first * width;
-    for (size_t p = 0; p < gram->n_panels; p++, target += gram->capacity * width)
+    const size_t bytes = gram->width * item;
+    unsigned char *target = (unsigned char *)gram->panels + first * bytes;
+    for (size_t p = 0; p < gram->n_panels; p++, target += gram->capacity * bytes)
         for (size_t r = 0; r < n; r++)
-            memcpy(target + r * width,
-                   (const unsigned char *)rows + (r * gram->n_panels + p) * width, width);
+            memcpy(target + r * bytes,
+                   (const unsigned char *)rows + (r * gram->n_panels + p) * bytes, bytes);
 }
 
 /* Widens n rows, from row `first` of w on, into `rows` (n, padded d) float64. */
 static void prepare_f64(packing *job, size_t first, size_t n, double *rows) {
-    const size_t d = job->gram->d, padded = job->gram->n_panels * EF_PANEL;
+    const size_t d = job->gram->d, padded = job->gram->n_panels * job->gram->width;
     for (size_t r = 0; r < n; r++) {
         double *row = rows + r * padded;
         widen_f64(job->kernels, job->w, first + r, row, (float *)(rows + PACK_ROWS * padded));
@@ -184,10 +165,12 @@ static void prepare_f64(packing *job, size_t first, size_t n, double *rows) {
 /* The same in float32, with the dominant directions taken out and the parts beside the row. */
 static void prepare_f32(packing *job, size_t first, size_t n, float *rows) {
     const ef_gram *gram = job->gram;
-    const size_t d = gram->d, p = gram->p, padded = gram->n_panels * EF_PANEL;
+    const size_t d = gram->d, p = gram->p, padded = gram->n_panels * gram->width;
     for (size_t r = 0; r < n; r++) {
         float *row = rows + r * padded, *parts = row + d;
-        widen_f32(job->kernels, job->w, first + r, row);
+        const float *source = ef_row_f32(job->kernels, job->w, first + r, row);
+        if (source != row)
+            memcpy(row, source, d * sizeof(float));
         job->kernels->peel_f32(row, d, gram->basis, p, parts);
         memset(parts + p, 0, (padded - d - p) * sizeof(float));
         if (!all_finite_f32(parts, p)) /* NaN and infinity reach the parts */
@@ -197,13 +180,13 @@ static void prepare_f32(packing *job, size_t first, size_t n, float *rows) {
 
 static void pack_task(void *context, size_t slot) {
     packing *job = context;
-    const size_t padded = job->gram->n_panels * EF_PANEL;
+    const size_t padded = job->gram->n_panels * job->gram->width;
     double *rows = job->scratch + slot * (PACK_ROWS + 1) * padded;
     for (;;) {
         const size_t first = atomic_fetch_add(&job->next, PACK_ROWS);
         if (first >= job->w.n_rows)
             return;
-        const size_t n = least(PACK_ROWS, job->w.n_rows - first);
+        const size_t n = ef_least(PACK_ROWS, job->w.n_rows - first);
         if (job->gram->exact)
             prepare_f64(job, first, n, rows);
         else
@@ -249,11 +232,11 @@ static void multiply_task(void *context, size_t index) {
     /* The last columns of tiles first: they are the longest. */
     const size_t J = (job->n_columns - 1 - index / job->n_rows) * GROUP_J;
     const size_t I = index % job->n_rows * GROUP_I;
-    const size_t j_end = least(gram->n_panels, J + GROUP_J);
-    const size_t i_end = least(j_end, I + GROUP_I);
+    const size_t j_end = ef_least(gram->n_panels, J + GROUP_J);
+    const size_t i_end = ef_least(j_end, I + GROUP_I);
     const size_t run = gram->exact ? EXACT_RUN : EF_RUN;
     for (size_t first = 0; first < gram->n_rows; first += run) {
-        const size_t n = least(run, gram->n_rows - first);
+        const size_t n = ef_least(run, gram->n_rows - first);
         for (size_t i = I; i < i_end; i++) {
             for (size_t j = J > i ? J : i; j < j_end; j++) {
                 double *tile = gram->tiles + (n_pairs(j) + i) * EF_PANEL * EF_PANEL;
@@ -270,19 +253,31 @@ static void multiply_task(void *context, size_t index) {
     }
 }
 
+/* The same for the only panel. Fortran's columns are our rows, its lower triangle our upper. */
+static void multiply_by_openblas(const ef_gram *gram, size_t n_threads) {
+    const int d = (int)gram->d, n = (int)gram->n_rows;
+    const double one = 1.0;
+    ef_enter_openblas(n_threads);
+    BLAS(dsyrk_)("L", "N", &d, &n, &one, gram->panels, &d, &one, gram->tiles, &d, 1, 1);
+    ef_leave_openblas();
+}
+
 /* Multiplies what the chunk holds and empties it. */
 static void multiply_chunk(ef_gram *gram, size_t n_threads) {
     product job = {.kernels = ef_active_kernels(),
                    .gram = gram,
                    .n_rows = ceil_div(gram->n_panels, GROUP_I),
                    .n_columns = ceil_div(gram->n_panels, GROUP_J)};
-    ef_parallel_for(n_threads, job.n_rows * job.n_columns, multiply_task, &job);
+    if (gram->by_openblas)
+        multiply_by_openblas(gram, n_threads);
+    else
+        ef_parallel_for(n_threads, job.n_rows * job.n_columns, multiply_task, &job);
     gram->n_rows = 0;
 }
 
 ef_status ef_gram_add(ef_gram *gram, ef_matrix w, size_t n_threads, ef_detail *detail) {
     packing job = {.kernels = ef_active_kernels(), .gram = gram};
-    const size_t padded = gram->n_panels * EF_PANEL;
+    const size_t padded = gram->n_panels * gram->width;
     const size_t bytes = n_threads * (PACK_ROWS + 1) * padded * sizeof(double);
     job.scratch = malloc(bytes);
     if (job.scratch == NULL) {
@@ -293,8 +288,8 @@ ef_status ef_gram_add(ef_gram *gram, ef_matrix w, size_t n_threads, ef_detail *d
     ef_status status = EF_OK;
     for (size_t done = 0; done < w.n_rows && status == EF_OK; done += job.w.n_rows) {
         job.w = w;
-        job.w.data = row_of(w, done);
-        job.w.n_rows = least(w.n_rows - done, gram->capacity - gram->n_rows);
+        job.w.data = ef_row(w, done);
+        job.w.n_rows = ef_least(w.n_rows - done, gram->capacity - gram->n_rows);
         atomic_init(&job.next, 0);
         ef_parallel_for(n_threads, n_threads, pack_task, &job);
         gram->n_rows += job.w.n_rows;
@@ -311,8 +306,8 @@ ef_status ef_gram_add(ef_gram *gram, ef_matrix w, size_t n_threads, ef_detail *d
 
 /* Element (i, j) of the tiles, i <= j. */
 static double element(const ef_gram *gram, size_t i, size_t j) {
-    const size_t pair = n_pairs(j / EF_PANEL) + i / EF_PANEL;
-    return gram->tiles[(pair * EF_PANEL + i % EF_PANEL) * EF_PANEL + j % EF_PANEL];
+    const size_t w = gram->width, pair = n_pairs(j / w) + i / w;
+    return gram->tiles[(pair * w + i % w) * w + j % w];
 }
 
 /* out += cross^T P + P^T cross, where cross (p, d) = A^T R + (A^T A) P / 2. */

@@ -3,10 +3,10 @@
  * (quantize.c) while they are in the cache.
  *
  * Threads share the rows where there are many, else the panels; every number is the same
- * chain of operations either way. */
-#include "embedfilter.h"
-#include "kernels/kernels.h"
+ * chain of operations either way. Where there are no kernels, OpenBLAS multiplies. */
+#include "openblas.h"
 #include "quantize.h"
+#include "rows.h"
 
 #include <math.h>
 #include <stdatomic.h>
@@ -15,8 +15,9 @@
 
 enum {
     BLOCK_ROWS = 96,       /* rows that share one pass over the filter, a multiple of EF_TILE */
+    OPENBLAS_ROWS = 256,   /* of a product by OpenBLAS */
     FEW_ROWS = 24,         /* up to so many, threads share the panels */
-    THREAD_WORK = 1 << 20, /* multiply-adds that are worth a thread */
+    THREAD_WORK = 1 << 18, /* multiply-adds that are worth a thread */
 };
 
 struct ef_filter {
@@ -26,11 +27,8 @@ struct ef_filter {
     /* Runs of EF_RUN inputs, the last one shorter; in each run (n_panels, run, EF_PANEL):
      * column c of panel p is component p * EF_PANEL + c. */
     float *panels;
+    float *plain; /* (k, d) for OpenBLAS, where there are no kernels; else NULL */
 };
-
-static size_t least(size_t a, size_t b) {
-    return a < b ? a : b;
-}
 
 /* Panel p of the run of n inputs that begins with input `first`. */
 static float *panel_at(const ef_filter *filter, size_t first, size_t n, size_t p) {
@@ -41,20 +39,26 @@ ef_status ef_filter_new(const float *components, size_t k, size_t d, ef_filter *
                         ef_detail *detail) {
     const size_t n_used = k / EF_PANEL + (k % EF_PANEL != 0), n_panels = n_used + n_used % 2;
     /* A block of rows, too, is a fraction of this. */
-    if (d > SIZE_MAX / (4 * BLOCK_ROWS * sizeof(float) * EF_PANEL) / (n_panels + 1))
+    if (d > SIZE_MAX / (4 * OPENBLAS_ROWS * sizeof(float) * EF_PANEL) / (n_panels + 1))
         return EF_TOO_LARGE;
     const size_t bytes = n_panels * d * EF_PANEL * sizeof(float);
     ef_filter *new = malloc(sizeof *new);
+    const bool by_openblas = ef_active_kernels()->products_by_openblas;
+    float *plain = by_openblas ? malloc(bytes) : NULL;
     void *panels = NULL;
-    if (new == NULL || posix_memalign(&panels, 64, bytes) != 0) {
+    if (new == NULL || (by_openblas && plain == NULL) || posix_memalign(&panels, 64, bytes) != 0) {
+        free(plain);
         free(new);
         detail->count = bytes;
         return EF_NO_MEMORY;
     }
-    *new = (ef_filter){.k = k, .d = d, .n_used = n_used, .n_panels = n_panels, .panels = panels};
+    if (by_openblas)
+        memcpy(plain, components, k * d * sizeof(float));
+    *new = (ef_filter){
+        .k = k, .d = d, .n_used = n_used, .n_panels = n_panels, .panels = panels, .plain = plain};
     memset(panels, 0, bytes);
     for (size_t first = 0; first < d; first += EF_RUN) {
-        const size_t n = least(EF_RUN, d - first);
+        const size_t n = ef_least(EF_RUN, d - first);
         for (size_t c = 0; c < k; c++) {
             float *column = panel_at(new, first, n, c / EF_PANEL) + c % EF_PANEL;
             for (size_t i = 0; i < n; i++)
@@ -66,8 +70,10 @@ ef_status ef_filter_new(const float *components, size_t k, size_t d, ef_filter *
 }
 
 void ef_filter_free(ef_filter *filter) {
-    if (filter != NULL)
+    if (filter != NULL) {
         free(filter->panels);
+        free(filter->plain);
+    }
     free(filter);
 }
 
@@ -98,37 +104,14 @@ static size_t padded_k(const ef_filter *filter) {
 }
 
 /* Elements of a block. */
-static size_t block_size(const ef_filter *filter, size_t block_rows) {
-    return (EF_TILE + block_rows) * filter->d + block_rows * padded_k(filter);
+static size_t block_size(const job *j) {
+    return (EF_TILE + j->block_rows) * j->filter->d + j->block_rows * padded_k(j->filter);
 }
 
 static block block_at(const job *j, size_t slot) {
     const size_t d = j->filter->d;
-    float *memory = j->scratch + slot * block_size(j->filter, j->block_rows);
+    float *memory = j->scratch + slot * block_size(j);
     return (block){memory, memory + EF_TILE * d, memory + (EF_TILE + j->block_rows) * d};
-}
-
-static const unsigned char *row_of(ef_matrix x, size_t row) {
-    return x.data + (ptrdiff_t)row * x.stride_bytes;
-}
-
-/* A row as float32: in place where it is, else widened or rounded into `room` (d). */
-static const float *as_f32(const ef_kernels *kernels, ef_matrix x, size_t row, float *room) {
-    const unsigned char *source = row_of(x, row);
-    switch (x.dtype) {
-    case EF_F64:
-        kernels->f64_to_f32((const double *)source, room, x.n_cols);
-        return room;
-    case EF_F32:
-        return (const float *)source;
-    case EF_F16:
-        kernels->f16_to_f32((const uint16_t *)source, room, x.n_cols);
-        return room;
-    case EF_BF16:
-        kernels->bf16_to_f32((const uint16_t *)source, room, x.n_cols);
-        return room;
-    }
-    return room;
 }
 
 /* Interleaves n rows from row `first` on; the last tile repeats its last row. */
@@ -137,8 +120,8 @@ static void gather(const job *j, size_t first, size_t n, block b) {
     for (size_t r = 0; r < n; r += EF_TILE) {
         const float *rows[EF_TILE];
         for (size_t i = 0; i < EF_TILE; i++) {
-            const size_t row = least(r + i, n - 1);
-            rows[i] = as_f32(j->kernels, j->x, first + row, b.rows + i * d);
+            const size_t row = first + ef_least(r + i, n - 1);
+            rows[i] = ef_row_f32(j->kernels, j->x, row, b.rows + i * d);
         }
         j->kernels->interleave_f32(rows, d, b.tiles + r * d);
     }
@@ -156,7 +139,7 @@ static void multiply(const job *j, size_t n, block b, size_t begin, size_t end) 
     const ef_filter *f = j->filter;
     const size_t padded = padded_k(f), n_tiles = (n + EF_TILE - 1) / EF_TILE;
     for (size_t first = 0; first < f->d; first += EF_RUN) {
-        const size_t run = least(EF_RUN, f->d - first);
+        const size_t run = ef_least(EF_RUN, f->d - first);
         const size_t panel_bytes = run * EF_PANEL * sizeof(float);
         const size_t share = panel_bytes / n_tiles + 1;
         for (size_t p = begin; p < end; p++) {
@@ -176,7 +159,7 @@ static void multiply(const job *j, size_t n, block b, size_t begin, size_t end) 
 static void multiply_row(const job *j, const float *x, float *y, size_t begin, size_t end) {
     const ef_filter *f = j->filter;
     for (size_t first = 0; first < f->d; first += EF_RUN) {
-        const size_t run = least(EF_RUN, f->d - first);
+        const size_t run = ef_least(EF_RUN, f->d - first);
         for (size_t p = begin; p < end; p += 2)
             j->kernels->project_row_f32(x + first, panel_at(f, first, run, p), run,
                                         y + p * EF_PANEL, first == 0);
@@ -189,17 +172,14 @@ static void note_bad_row(job *j, size_t row) {
     }
 }
 
-/* Stores n rows of y (n, padded k) from output row `first` on. */
-static void finish(job *j, size_t first, size_t n, float *y) {
-    const size_t padded = padded_k(j->filter);
-    for (size_t r = 0; r < n; r++) {
-        unsigned char *out = j->out + (first + r) * j->row_bytes;
-        if (!ef_finish_row(j->kernels, &j->form, y + r * padded, j->filter->k, out))
-            note_bad_row(j, first + r);
-    }
+/* Gives an output row its final form; y (padded k) is its product. */
+static void finish_row(job *j, size_t row, float *y) {
+    unsigned char *out = j->out + row * j->row_bytes;
+    if (!ef_finish_row(j->kernels, &j->form, y, j->filter->k, out))
+        note_bad_row(j, row);
 }
 
-/* ---- the two ways to share the work -------------------------------------- */
+/* ---- the ways to share the work ------------------------------------------ */
 
 /* Takes blocks of rows until there are no more. */
 static void rows_task(void *context, size_t slot) {
@@ -209,55 +189,86 @@ static void rows_task(void *context, size_t slot) {
         const size_t first = atomic_fetch_add(&j->next, j->block_rows);
         if (first >= j->x.n_rows)
             return;
-        const size_t n = least(j->block_rows, j->x.n_rows - first);
+        const size_t n = ef_least(j->block_rows, j->x.n_rows - first);
         gather(j, first, n, b);
         multiply(j, n, b, 0, j->filter->n_used);
-        finish(j, first, n, b.y);
+        for (size_t r = 0; r < n; r++)
+            finish_row(j, first + r, b.y + r * padded_k(j->filter));
     }
 }
 
-typedef struct panels_job {
-    const job *all;
-    const float *row; /* the only row (d), or NULL where there are more */
-    size_t share;     /* panels of a task, even */
-} panels_job;
+typedef struct few_rows {
+    job *all;
+    size_t share; /* panels of a task, even */
+    float *y;     /* (n, padded k) */
+} few_rows;
 
-/* Multiplies all rows by the task's share of the panels. */
+/* Multiplies all rows by the task's share of the panels. Each task interleaves the rows for
+ * itself: to fetch them from another core's cache would take longer. */
 static void panels_task(void *context, size_t index) {
-    const panels_job *share = context;
-    const job *j = share->all;
-    const size_t begin = index * share->share;
-    const size_t end = least(begin + share->share, j->filter->n_panels);
-    const block b = block_at(j, 0);
-    if (share->row != NULL)
-        multiply_row(j, share->row, b.y, begin, end);
-    else
-        multiply(j, j->x.n_rows, b, begin, least(end, j->filter->n_used));
+    const few_rows *few = context;
+    const job *j = few->all;
+    const ef_filter *f = j->filter;
+    block b = block_at(j, index);
+    b.y = few->y;
+    const size_t begin = index * few->share, end = ef_least(begin + few->share, f->n_panels);
+    if (j->x.n_rows == 1) {
+        multiply_row(j, ef_row_f32(j->kernels, j->x, 0, b.rows), b.y, begin, end);
+    } else {
+        gather(j, 0, j->x.n_rows, b);
+        multiply(j, j->x.n_rows, b, begin, ef_least(end, f->n_used));
+    }
+}
+
+static void finish_task(void *context, size_t row) {
+    const few_rows *few = context;
+    finish_row(few->all, row, few->y + row * padded_k(few->all->filter));
 }
 
 static void project_few(job *j, size_t n_threads) {
-    const size_t n = j->x.n_rows, n_panels = j->filter->n_panels;
+    const size_t n_panels = j->filter->n_panels;
+    few_rows few = {.all = j, .y = block_at(j, 0).y};
+    few.share = (n_panels / 2 + n_threads - 1) / n_threads * 2;
+    ef_parallel_for(n_threads, (n_panels + few.share - 1) / few.share, panels_task, &few);
+    ef_parallel_for(n_threads, j->x.n_rows, finish_task, &few);
+}
+
+/* Block after block; OpenBLAS shares the product between its threads, and ours, which would
+ * be in their way, are left asleep. Fortran's columns are our rows: y^T = C x^T. */
+static void project_by_openblas(job *j, size_t n_threads) {
+    const ef_filter *f = j->filter;
     const block b = block_at(j, 0);
-    panels_job shares = {.all = j, .row = NULL};
-    shares.share = (n_panels / 2 + n_threads - 1) / n_threads * 2;
-    if (n == 1)
-        shares.row = as_f32(j->kernels, j->x, 0, b.rows);
-    else
-        gather(j, 0, n, b);
-    const size_t n_tasks = (n_panels + shares.share - 1) / shares.share;
-    ef_parallel_for(n_threads, n_tasks, panels_task, &shares);
-    finish(j, 0, n, b.y);
+    const int k = (int)f->k, d = (int)f->d, padded = (int)padded_k(f);
+    const float one = 1.0f, zero = 0.0f;
+    const bool in_place =
+        j->x.dtype == EF_F32 && j->x.stride_bytes == (ptrdiff_t)(f->d * sizeof(float));
+    for (size_t first = 0; first < j->x.n_rows; first += j->block_rows) {
+        const size_t n_rows = ef_least(j->block_rows, j->x.n_rows - first);
+        for (size_t r = 0; r < n_rows && !in_place; r++) {
+            float *room = b.tiles + r * f->d;
+            const float *row = ef_row_f32(j->kernels, j->x, first + r, room);
+            if (row != room)
+                memcpy(room, row, f->d * sizeof(float));
+        }
+        const float *rows = in_place ? (const float *)ef_row(j->x, first) : b.tiles;
+        const int n = (int)n_rows;
+        ef_enter_openblas(n_threads);
+        BLAS(sgemm_)("T", "N", &k, &n, &d, &one, f->plain, &d, rows, &d, &zero, b.y, &padded, 1, 1);
+        ef_leave_openblas();
+        for (size_t r = 0; r < n_rows; r++)
+            finish_row(j, first + r, b.y + r * padded_k(f));
+    }
 }
 
 /* True if the row, in its own type, is finite. */
 static bool row_finite(const ef_kernels *kernels, ef_matrix x, size_t row, float *scratch) {
     if (x.dtype == EF_F64) {
         for (size_t i = 0; i < x.n_cols; i++)
-            if (!isfinite(((const double *)row_of(x, row))[i]))
+            if (!isfinite(((const double *)ef_row(x, row))[i]))
                 return false;
         return true;
     }
-    const float *values = as_f32(kernels, x, row, scratch);
+    const float *values = ef_row_f32(kernels, x, row, scratch);
     for (size_t i = 0; i < x.n_cols; i++)
         if (!isfinite(values[i]))
             return false;
@@ -280,21 +291,24 @@ ef_status ef_project(const ef_filter *filter, ef_matrix x, ef_output form, void 
              .out = out,
              .row_bytes = ef_output_row_bytes(form.precision, filter->k)};
     /* Blocks of equal size for the threads, no larger than the cache likes. */
-    const size_t share = few ? n : (n + n_threads - 1) / n_threads;
-    const size_t n_blocks = (share + BLOCK_ROWS - 1) / BLOCK_ROWS;
+    const bool by_openblas = j.kernels->products_by_openblas && filter->plain != NULL;
+    const size_t most = by_openblas ? OPENBLAS_ROWS : BLOCK_ROWS;
+    const size_t share = few || by_openblas ? n : (n + n_threads - 1) / n_threads;
+    const size_t n_blocks = (share + most - 1) / most;
     j.block_rows = ((share + n_blocks - 1) / n_blocks + EF_TILE - 1) / EF_TILE * EF_TILE;
     atomic_init(&j.next, 0);
     atomic_init(&j.bad_row, n);
-    const size_t n_slots = few ? 1 : n_threads;
-    const size_t slot_bytes = block_size(filter, j.block_rows) * sizeof(float);
-    const size_t bytes = n_slots * slot_bytes;
+    const size_t slot_bytes = block_size(&j) * sizeof(float);
+    const size_t bytes = n_threads * slot_bytes;
     void *scratch = NULL;
-    if (slot_bytes > SIZE_MAX / n_slots || posix_memalign(&scratch, 64, bytes) != 0) {
+    if (slot_bytes > SIZE_MAX / n_threads || posix_memalign(&scratch, 64, bytes) != 0) {
         detail->count = bytes;
         return EF_NO_MEMORY;
     }
     j.scratch = scratch;
-    if (few)
+    if (by_openblas)
+        project_by_openblas(&j, n_threads);
+    else if (few)
         project_few(&j, n_threads);
     else
         ef_parallel_for(n_threads, n_threads, rows_task, &j);

@@ -1,6 +1,9 @@
 /* A small pool of threads. One parallel loop runs at a time; a caller that finds the pool
  * taken does its own tasks, so that callers never wait for one another.
  *
+ * Each thread has a range of the tasks of its own, the same in each loop of one kind, so that
+ * it finds its part of a matrix in its cache; when it is through it takes from the others'.
+ *
  * Waking a sleeping thread takes longer than a small product, so whoever waits, a thread for
  * the next loop or a caller for the last thread, first spins for a while. */
 #include "embedfilter.h"
@@ -11,6 +14,12 @@
 
 enum { MAX_WORKERS = 255 };
 static const long SPIN_NANOSECONDS = 300000;
+
+/* Tasks from `next` to `end`, on a cache line of its own. */
+typedef struct range {
+    _Alignas(64) atomic_size_t next;
+    size_t end;
+} range;
 
 static struct {
     pthread_mutex_t mutex;
@@ -24,11 +33,11 @@ static struct {
     atomic_size_t n_inside;  /* workers that joined the loop and have not left */
 
     /* The loop, valid while busy. */
-    size_t n_seats; /* workers that may still join */
+    size_t n_threads; /* the caller is number 0, workers 1 to n_threads - 1 may join */
+    bool open;        /* while the caller still works */
     ef_task *task;
     void *context;
-    size_t n_tasks;
-    atomic_size_t next;
+    range ranges[MAX_WORKERS + 1]; /* of each thread */
 } pool = {
     .mutex = PTHREAD_MUTEX_INITIALIZER,
     .wake = PTHREAD_COND_INITIALIZER,
@@ -41,6 +50,16 @@ static void relax(void) {
 #elif defined(__aarch64__)
     __asm__ volatile("yield");
 #endif
+}
+
+/* Takes the mutex, which is never held for long: a call into the kernel would take longer. */
+static void lock_pool(void) {
+    for (int i = 0; i < 1000; i++) {
+        if (pthread_mutex_trylock(&pool.mutex) == 0)
+            return;
+        relax();
+    }
+    pthread_mutex_lock(&pool.mutex);
 }
 
 static long nanoseconds_since(struct timespec start) {
@@ -75,34 +94,37 @@ static void spin_for_workers(void) {
     } while (nanoseconds_since(start) < SPIN_NANOSECONDS);
 }
 
-static void run_tasks(ef_task *task, void *context, size_t n_tasks) {
-    for (;;) {
-        const size_t index = atomic_fetch_add_explicit(&pool.next, 1, memory_order_relaxed);
-        if (index >= n_tasks)
-            return;
-        task(context, index);
+/* Does the tasks of thread `number`'s range, then what is left of the others'. */
+static void run_tasks(size_t number, size_t n_threads, ef_task *task, void *context) {
+    for (size_t i = 0; i < n_threads; i++) {
+        range *r = &pool.ranges[(number + i) % n_threads];
+        for (;;) {
+            const size_t index = atomic_fetch_add_explicit(&r->next, 1, memory_order_relaxed);
+            if (index >= r->end)
+                break;
+            task(context, index);
+        }
     }
 }
 
-static void *worker(void *unused) {
-    (void)unused;
+static void *worker(void *number_as_pointer) {
+    const size_t number = (size_t)(uintptr_t)number_as_pointer;
     unsigned long seen = 0;
     for (;;) {
         spin_for_loop(seen);
-        pthread_mutex_lock(&pool.mutex);
-        while (!(pool.busy && pool.generation != seen && pool.n_seats > 0)) {
+        lock_pool();
+        while (!(pool.open && pool.generation != seen && number < pool.n_threads)) {
             seen = pool.generation; /* full or over: not ours */
             pthread_cond_wait(&pool.wake, &pool.mutex);
         }
         seen = pool.generation;
-        pool.n_seats--;
         pool.n_inside++;
         ef_task *task = pool.task;
         void *context = pool.context;
-        const size_t n_tasks = pool.n_tasks;
+        const size_t n_threads = pool.n_threads;
         pthread_mutex_unlock(&pool.mutex);
-        run_tasks(task, context, n_tasks);
-        pthread_mutex_lock(&pool.mutex);
+        run_tasks(number, n_threads, task, context);
+        lock_pool();
         if (--pool.n_inside == 0)
             pthread_cond_signal(&pool.finish);
         pthread_mutex_unlock(&pool.mutex);
@@ -113,7 +135,7 @@ static void *worker(void *unused) {
 /* A fork copies the pool but none of its threads, so the child starts with an empty one.
  * The mutex is held across the fork, so that what is copied is in order. */
 static void before_fork(void) {
-    pthread_mutex_lock(&pool.mutex);
+    lock_pool();
 }
 
 static void after_fork_in_parent(void) {
@@ -126,6 +148,7 @@ static void after_fork_in_child(void) {
     pthread_cond_init(&pool.finish, NULL);
     pool.n_workers = 0;
     pool.busy = false;
+    pool.open = false;
     pool.n_inside = 0;
 }
 
@@ -141,27 +164,32 @@ static void grow(size_t wanted) {
     pthread_attr_setdetachstate(&attributes, PTHREAD_CREATE_DETACHED);
     while (pool.n_workers < wanted && pool.n_workers < MAX_WORKERS) {
         pthread_t thread;
-        if (pthread_create(&thread, &attributes, worker, NULL) != 0)
+        void *number = (void *)(uintptr_t)(pool.n_workers + 1);
+        if (pthread_create(&thread, &attributes, worker, number) != 0)
             break;
         pool.n_workers++;
     }
     pthread_attr_destroy(&attributes);
 }
 
-/* Begins a loop with up to `helpers` workers; false if the pool is taken. */
-static bool begin(size_t helpers, size_t n_tasks, ef_task *task, void *context) {
+/* Begins a loop on n_threads threads; false if the pool is taken. */
+static bool begin(size_t n_threads, size_t n_tasks, ef_task *task, void *context) {
     static pthread_once_t once = PTHREAD_ONCE_INIT;
     pthread_once(&once, register_fork_handlers);
-    pthread_mutex_lock(&pool.mutex);
+    lock_pool();
     const bool taken = pool.busy;
     if (!taken) {
-        grow(helpers);
+        grow(n_threads - 1);
         pool.busy = true;
-        pool.n_seats = helpers;
+        pool.open = true;
+        pool.n_threads = n_threads;
         pool.task = task;
         pool.context = context;
-        pool.n_tasks = n_tasks;
-        atomic_store(&pool.next, 0);
+        for (size_t i = 0, next = 0; i < n_threads; i++) {
+            atomic_store(&pool.ranges[i].next, next);
+            next += n_tasks / n_threads + (i < n_tasks % n_threads);
+            pool.ranges[i].end = next;
+        }
         pool.generation++;
         pthread_cond_broadcast(&pool.wake);
     }
@@ -170,11 +198,11 @@ static bool begin(size_t helpers, size_t n_tasks, ef_task *task, void *context) 
 }
 
 static void end(void) {
-    pthread_mutex_lock(&pool.mutex);
-    pool.n_seats = 0; /* who has not come yet need not */
+    lock_pool();
+    pool.open = false; /* who has not come yet need not */
     pthread_mutex_unlock(&pool.mutex);
     spin_for_workers();
-    pthread_mutex_lock(&pool.mutex);
+    lock_pool();
     while (pool.n_inside > 0)
         pthread_cond_wait(&pool.finish, &pool.mutex);
     pool.busy = false;
@@ -182,9 +210,10 @@ static void end(void) {
 }
 
 void ef_parallel_for(size_t n_threads, size_t n_tasks, ef_task *task, void *context) {
-    const size_t n = n_threads < n_tasks ? n_threads : n_tasks;
-    if (n > 1 && begin(n - 1, n_tasks, task, context)) {
-        run_tasks(task, context, n_tasks);
+    size_t n = n_threads < n_tasks ? n_threads : n_tasks;
+    n = n < MAX_WORKERS + 1 ? n : MAX_WORKERS + 1;
+    if (n > 1 && begin(n, n_tasks, task, context)) {
+        run_tasks(0, n, task, context);
         end();
         return;
     }

@@ -39,7 +39,7 @@ if TYPE_CHECKING:
 __all__ = ["EmbedFilter"]
 
 # Multiply-adds below which the core uses one thread, so that none need be counted.
-_SMALL_WORK = 1 << 21
+_SMALL_WORK = 1 << 18
 
 
 class EmbedFilter:
@@ -191,11 +191,11 @@ class EmbedFilter:
     @classmethod
     def _fit(cls, W: Unembedding, k: int, kind: str, n_threads: int, progress: bool) -> EmbedFilter:
         V, d = W.shape
-        spectrum = Spectrum.of(W, n_threads=n_threads, progress=progress)
         kept = kept_directions(kind, d, k)
+        spectrum = Spectrum.of(W, kept, n_threads=n_threads, progress=progress)
         check_cuts(spectrum.singular_values, kept, stacklevel=3)
         return cls(
-            spectrum.directions[kept].astype(np.float32),
+            spectrum.directions.astype(np.float32),
             kept,
             spectrum.singular_values,
             kind=kind,

@@ -47,22 +47,30 @@ class SpectrumError(ValueError):
 
 @dataclass(frozen=True)
 class Spectrum:
-    """Singular values and right singular vectors of a matrix W (V, d).
+    """Singular values and right singular vectors, all or some, of a matrix W (V, d).
 
     Attributes
     ----------
     singular_values : (d,) float64
         Descending.
-    directions : (d, d) float64
-        Row i is the unit right singular vector of ``singular_values[i]``, with the sign that
-        makes its entry of largest magnitude positive.
+    directions : (k, d) float64
+        Row i is the unit right singular vector of ``singular_values[ranks[i]]``, the ranks
+        being those that were asked for, with the sign that makes its entry of largest
+        magnitude positive.
     """
 
     singular_values: NDArray[np.float64]
     directions: NDArray[np.float64]
 
     @classmethod
-    def of(cls, W: Unembedding, *, n_threads: int, progress: bool = False) -> Spectrum:
+    def of(
+        cls,
+        W: Unembedding,
+        ranks: NDArray[np.int64] | None = None,
+        *,
+        n_threads: int,
+        progress: bool = False,
+    ) -> Spectrum:
         """Find the spectrum of an unembedding matrix (V, d).
 
         The right singular vectors of W are the eigenvectors of its Gram matrix ``W.T @ W``,
@@ -75,6 +83,8 @@ class Spectrum:
         Parameters
         ----------
         W : Unembedding
+        ranks : (k,) int64, optional
+            Which directions, by rank in descending order of singular value; by default all.
         n_threads : int
         progress : bool
             Show a progress bar on standard error.
@@ -87,6 +97,8 @@ class Spectrum:
             range.
         """
         d = W.shape[1]
+        if ranks is None:
+            ranks = np.arange(d)
         basis = _dominant_directions(W)
         if basis is not None:
             try:
@@ -94,9 +106,10 @@ class Spectrum:
             except OverflowError:
                 pass  # of float32: float64 may do
             else:
-                spectrum = cls._of_gram(gram, n_threads)
-                if spectrum._was_peeled_by(basis):
-                    return spectrum
+                wanted = np.concatenate([ranks, np.arange(_N_PEEL)])
+                sigma, directions = _decompose(gram, wanted, n_threads)
+                if _was_peeled_by(basis, sigma, directions[len(ranks) :]):
+                    return cls(sigma, _with_signs(directions[: len(ranks)]))
         exact = _sum_gram(W, None, n_threads, progress)
         diagonal = np.diagonal(exact)
         largest = float(diagonal.max())  # NaN where there is one
@@ -110,28 +123,34 @@ class Spectrum:
                 "expected numbers whose squares, added up, are within float64's range, found "
                 + found
             )
-        return cls._of_gram(exact, n_threads)
+        sigma, directions = _decompose(exact, ranks, n_threads)
+        return cls(sigma, _with_signs(directions))
 
-    @classmethod
-    def _of_gram(cls, gram: NDArray[np.float64], n_threads: int) -> Spectrum:
-        """Decompose a Gram matrix (d, d), upper triangle; its memory becomes the directions."""
-        values = _core.eigh(gram, n_threads)[::-1]
-        directions = gram[::-1]
-        _fix_signs(directions)
-        # Rounding leaves eigenvalues that are zero in truth a little below zero.
-        return cls(np.sqrt(np.maximum(values, 0.0)), directions)
 
-    def _was_peeled_by(self, basis: NDArray[np.float32]) -> bool:
-        """Tell whether what `basis` left in the rows was small enough for float32 sums.
+def _decompose(
+    gram: NDArray[np.float64], ranks: NDArray[np.int64], n_threads: int
+) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """Return all singular values (d,), and the directions (k, d) of some, of W.
 
-        The sums are exact to about 1e-7 of the square of the largest singular value left, so
-        that must not be far above the bulk's. A sample may have missed a direction.
-        """
-        top = self.directions[:_N_PEEL]
-        left = top - (top @ basis.T) @ basis
-        sigma_left = self.singular_values[:_N_PEEL] * np.linalg.norm(left, axis=1)
-        bulk = float(np.median(self.singular_values))
-        return bool(sigma_left.max() <= _MOST_LEFT * bulk)
+    Its Gram matrix (d, d), of which the upper triangle is read, is lost.
+    """
+    values, directions = _core.eigh(gram, len(gram) - 1 - ranks, n_threads)
+    # Rounding leaves eigenvalues that are zero in truth a little below zero.
+    return np.sqrt(np.maximum(values[::-1], 0.0)), directions
+
+
+def _was_peeled_by(
+    basis: NDArray[np.float32], sigma: NDArray[np.float64], top: NDArray[np.float64]
+) -> bool:
+    """Tell whether what `basis` left in the rows was small enough for float32 sums.
+
+    The sums are exact to about 1e-7 of the square of the largest singular value left, so
+    that must not be far above the bulk's. A sample may have missed a direction, which the
+    `top` ones (p, d) tell.
+    """
+    left = top - (top @ basis.T) @ basis
+    sigma_left = sigma[: len(top)] * np.linalg.norm(left, axis=1)
+    return bool(sigma_left.max() <= _MOST_LEFT * float(np.median(sigma)))
 
 
 def _dominant_directions(W: Unembedding) -> NDArray[np.float32] | None:
@@ -197,8 +216,8 @@ def _with_progress(
             bar.update(len(rows))
 
 
-def _fix_signs(directions: NDArray[np.float64]) -> None:
-    """Make each row's entry of largest magnitude positive, in place.
+def _with_signs(directions: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Make each row's entry of largest magnitude positive, in place, and return the rows.
 
     Magnitudes that float32 cannot tell apart count as equal and the first decides, so that
     the last bits of a decomposition do not turn a sign.
@@ -207,6 +226,7 @@ def _fix_signs(directions: NDArray[np.float64]) -> None:
         magnitude = np.abs(row)
         if row[np.argmax(magnitude >= magnitude.max() * (1 - 1e-7))] < 0:
             np.negative(row, out=row)
+    return directions
 
 
 def resolve_n_components(

@@ -21,7 +21,8 @@ def resolve_n_threads(n_threads: int | None) -> int:
     n_threads : int or None
         As many as asked for, but never more than the processors this process may run on.
         None means as many as those, or as the first of ``EMBEDFILTER_NUM_THREADS``,
-        ``OPENBLAS_NUM_THREADS`` and ``OMP_NUM_THREADS`` that is set to a positive number says.
+        ``OPENBLAS_NUM_THREADS`` and ``OMP_NUM_THREADS`` that is set to a positive number says;
+        they are read at the first call.
 
     Raises
     ------
@@ -46,6 +47,7 @@ def available_cpus() -> int:
     return max(1, min(allowed, _cgroup_quota()))
 
 
+@functools.cache  # once, as BLAS libraries do
 def _from_environment() -> int:
     for variable in _VARIABLES:
         # OMP_NUM_THREADS may list one number a nesting level: the first is the outer level's.

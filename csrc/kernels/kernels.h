@@ -9,6 +9,7 @@
 #ifndef EMBEDFILTER_KERNELS_H
 #define EMBEDFILTER_KERNELS_H
 
+#include <stdbool.h>
 #include <stddef.h>
 #include <stdint.h>
 
@@ -108,6 +109,7 @@ ef_to_bits ef_to_bits_scalar, ef_to_bits_avx2, ef_to_bits_neon;
 /* ---- the table: one for each instruction set, in tables.c --------------- */
 typedef struct ef_kernels {
     const char *isa;
+    bool products_by_openblas; /* instead of the kernels gram_* and project_* */
     ef_f16_to_f32 *f16_to_f32;
     ef_bf16_to_f32 *bf16_to_f32;
     ef_f32_to_f64 *f32_to_f64;
@@ -129,6 +131,7 @@ typedef struct ef_kernels {
 } ef_kernels;
 
 extern const ef_kernels ef_kernels_scalar;
+extern const ef_kernels ef_kernels_generic;
 extern const ef_kernels ef_kernels_avx2; /* x86-64 only */
 extern const ef_kernels ef_kernels_neon; /* aarch64 only */
 

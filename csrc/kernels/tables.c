@@ -23,6 +23,30 @@ const ef_kernels ef_kernels_scalar = {
     .to_bits = ef_to_bits_scalar,
 };
 
+/* For a machine without kernels of its own: OpenBLAS's products, the rest as scalar. */
+const ef_kernels ef_kernels_generic = {
+    .isa = "generic",
+    .products_by_openblas = true,
+    .f16_to_f32 = ef_f16_to_f32_scalar,
+    .bf16_to_f32 = ef_bf16_to_f32_scalar,
+    .f32_to_f64 = ef_f32_to_f64_scalar,
+    .f64_to_f32 = ef_f64_to_f32_scalar,
+    .f32_to_f16 = ef_f32_to_f16_scalar,
+    .f32_to_bf16 = ef_f32_to_bf16_scalar,
+    .gram_f32 = ef_gram_f32_scalar,
+    .gram_f64 = ef_gram_f64_scalar,
+    .peel_f32 = ef_peel_f32_scalar,
+    .interleave_f32 = ef_interleave_f32_scalar,
+    .project_f32 = ef_project_f32_scalar,
+    .project_row_f32 = ef_project_row_f32_scalar,
+    .squares_f32 = ef_squares_f32_scalar,
+    .abs_max_f32 = ef_abs_max_f32_scalar,
+    .scale_f32 = ef_scale_f32_scalar,
+    .to_i8 = ef_to_i8_scalar,
+    .to_u8 = ef_to_u8_scalar,
+    .to_bits = ef_to_bits_scalar,
+};
+
 #if defined(__x86_64__)
 const ef_kernels ef_kernels_avx2 = {
     .isa = "avx2",
