@@ -32,4 +32,7 @@ int matrix_from_array(PyObject *object, const char *name, ef_matrix *matrix);
 /* Reads a number of threads. Returns 0, or -1 with an exception. */
 int threads_from_long(Py_ssize_t value, size_t *n_threads);
 
+/* Functions that have a file of their own, up to a NULL. */
+extern PyMethodDef dequantize_methods[];
+
 #endif
