@@ -76,6 +76,21 @@ ef_status ef_set_isa(const char *name);
 typedef void ef_task(void *context, size_t index);
 void ef_parallel_for(size_t n_threads, size_t n_tasks, ef_task *task, void *context);
 
+/* ---- Dequantisation (dequantize.c) --------------------------------------- */
+
+/* Quantised weights, in blocks as ggml lays them out; kernels/blocks.h describes them. */
+typedef enum ef_block_type { EF_Q4_0, EF_Q8_0, EF_Q4_K, EF_Q6_K } ef_block_type;
+
+typedef struct ef_block_size {
+    size_t elements, bytes;
+} ef_block_size;
+ef_block_size ef_size_of_block(ef_block_type type);
+
+/* Decodes n blocks, which may lie at any address, into out (n * elements). The result is that of
+ * the gguf package to the bit, infinity and NaN included, which damaged scales give. On the
+ * calling thread: it is faster than a file is read, and runs while others work. */
+void ef_dequantize(ef_block_type type, const unsigned char *blocks, size_t n, float *out);
+
 /* ---- Gram matrix (gram.c) ----------------------------------------------- */
 
 /* W^T W of a matrix W (n, d) that comes in blocks of rows, whatever n. Its memory is

@@ -1,123 +1,9 @@
-/* The Python module embedfilter._core: the only file that knows Python and NumPy.
- *
- * It checks arrays against the core's contract, releases the interpreter around the core,
- * and turns a status into an exception. What paths, dtypes and messages mean to a user is
- * Python's business: a wrong array here is a mistake of embedfilter's own code. */
-#define PY_SSIZE_T_CLEAN
-#define NPY_NO_DEPRECATED_API NPY_1_23_API_VERSION
-#define NPY_TARGET_VERSION NPY_1_23_API_VERSION
-#include <Python.h>
-#include <numpy/arrayobject.h>
-
-#include "embedfilter.h"
+/* The Python module embedfilter._core: instruction sets, the fit, the projection. */
+#include "module.h"
 
 #include <stdatomic.h>
 #include <stdlib.h>
 #include <string.h>
-
-/* ---- From status to exception ------------------------------------------- */
-
-/* Sets the exception for a status other than EF_OK and returns NULL. The exceptions that
- * concern a row carry (message, row, count) as their arguments. */
-static PyObject *raise_status(ef_status status, ef_detail detail) {
-    const char *text = ef_status_text(status);
-    switch (status) {
-    case EF_NO_MEMORY:
-        return PyErr_Format(PyExc_MemoryError, "%s: %zu bytes were asked for", text, detail.count);
-    case EF_NOT_FINITE:
-    case EF_OVERFLOW: {
-        PyObject *type = status == EF_OVERFLOW ? PyExc_OverflowError : PyExc_ValueError;
-        PyObject *arguments =
-            Py_BuildValue("(snn)", text, (Py_ssize_t)detail.row, (Py_ssize_t)detail.count);
-        if (arguments != NULL)
-            PyErr_SetObject(type, arguments);
-        Py_XDECREF(arguments);
-        return NULL;
-    }
-    case EF_LAPACK:
-        return PyErr_Format(PyExc_ArithmeticError, "%s (info %zu)", text, detail.count);
-    default:
-        return PyErr_Format(PyExc_ValueError, "%s", text);
-    }
-}
-
-/* ---- Arrays ------------------------------------------------------------- */
-
-/* Checks that `object` is an aligned, C-contiguous, native array of this type and number of
- * dimensions, writeable if asked. Returns it borrowed, or NULL with an exception. */
-static PyArrayObject *checked_array(PyObject *object, const char *name, int type, int ndim,
-                                    bool writeable) {
-    if (!PyArray_Check(object)) {
-        PyErr_Format(PyExc_TypeError, "%s: expected an array, found %s", name,
-                     Py_TYPE(object)->tp_name);
-        return NULL;
-    }
-    PyArrayObject *array = (PyArrayObject *)object;
-    if (PyArray_TYPE(array) != type || !PyArray_ISCARRAY_RO(array) || PyArray_NDIM(array) != ndim ||
-        (writeable && !PyArray_ISWRITEABLE(array))) {
-        PyErr_Format(PyExc_ValueError,
-                     "%s: expected a%s C-contiguous array of type %d and %d "
-                     "dimensions, found type %d and %d dimensions",
-                     name, writeable ? " writeable" : "", type, ndim, PyArray_TYPE(array),
-                     PyArray_NDIM(array));
-        return NULL;
-    }
-    return array;
-}
-
-/* Reads a 2-D array of float16, float32, float64 or, for bfloat16, uint16, whose rows may lie
- * any distance apart. Returns 0, or -1 with an exception. */
-static int matrix_from_array(PyObject *object, const char *name, ef_matrix *matrix) {
-    if (!PyArray_Check(object) || PyArray_NDIM((PyArrayObject *)object) != 2) {
-        PyErr_Format(PyExc_TypeError, "%s: expected a 2-D array", name);
-        return -1;
-    }
-    PyArrayObject *array = (PyArrayObject *)object;
-    switch (PyArray_TYPE(array)) {
-    case NPY_HALF:
-        matrix->dtype = EF_F16;
-        break;
-    case NPY_UINT16:
-        matrix->dtype = EF_BF16;
-        break;
-    case NPY_FLOAT:
-        matrix->dtype = EF_F32;
-        break;
-    case NPY_DOUBLE:
-        matrix->dtype = EF_F64;
-        break;
-    default:
-        PyErr_Format(PyExc_TypeError,
-                     "%s: expected float16, float32, float64, or bfloat16 as "
-                     "uint16, found type %d",
-                     name, PyArray_TYPE(array));
-        return -1;
-    }
-    const npy_intp item = PyArray_ITEMSIZE(array);
-    if (!PyArray_ISALIGNED(array) || !PyArray_ISNOTSWAPPED(array) ||
-        (PyArray_SIZE(array) > 0 && PyArray_DIM(array, 1) > 1 &&
-         PyArray_STRIDE(array, 1) != item)) {
-        PyErr_Format(PyExc_ValueError,
-                     "%s: the elements of a row must be adjacent, aligned and "
-                     "in native byte order",
-                     name);
-        return -1;
-    }
-    matrix->data = PyArray_DATA(array);
-    matrix->stride_bytes = PyArray_STRIDE(array, 0);
-    matrix->n_rows = (size_t)PyArray_DIM(array, 0);
-    matrix->n_cols = (size_t)PyArray_DIM(array, 1);
-    return 0;
-}
-
-static int threads_from_long(Py_ssize_t value, size_t *n_threads) {
-    if (value < 1) {
-        PyErr_Format(PyExc_ValueError, "n_threads: expected at least 1, found %zd", value);
-        return -1;
-    }
-    *n_threads = (size_t)value;
-    return 0;
-}
 
 /* ---- Instruction sets --------------------------------------------------- */
 
@@ -567,7 +453,7 @@ static PyType_Spec packed_filter_spec = {
 /* ---- The module --------------------------------------------------------- */
 
 static int module_exec(PyObject *module) {
-    if (PyArray_ImportNumPyAPI() < 0)
+    if (PyArray_ImportNumPyAPI() < 0 || PyModule_AddFunctions(module, dequantize_methods) < 0)
         return -1;
     const char *isa = getenv("EMBEDFILTER_ISA");
     if (isa != NULL && *isa != '\0' && choose_isa("EMBEDFILTER_ISA", isa) < 0)

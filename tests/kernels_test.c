@@ -9,6 +9,8 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/mman.h>
+#include <unistd.h>
 
 enum { LARGEST = 300 };
 static const size_t SIZES[] = {0,  1,  2,  3,  4,  5,  7,  8,  9,  11, 12, 13,  15,  16,  17,  23,
@@ -84,6 +86,44 @@ static void test_convert(size_t n) {
     best->f32_to_f64(wide, a64, n);
     oracle->f32_to_f64(wide, b64, n);
     same("f32_to_f64", n, a64, b64, n * sizeof *a64);
+}
+
+/* The end of n bytes after which memory ends: reading on is a fault. Never freed. */
+static uint8_t *end_of_memory(size_t n) {
+    const size_t page = (size_t)sysconf(_SC_PAGESIZE), room = (n + page - 1) / page * page;
+    uint8_t *memory =
+        mmap(NULL, room + page, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+    if (memory == MAP_FAILED || mprotect(memory + room, page, PROT_NONE) != 0)
+        exit(2);
+    return memory + room;
+}
+
+/* Any bytes: scales that are subnormal, infinity and NaN among them. */
+static void test_dequantize(size_t n) {
+    static float a[LARGEST * EF_SUPER_BLOCK], b[LARGEST * EF_SUPER_BLOCK];
+    static uint8_t *end;
+    if (end == NULL)
+        end = end_of_memory(LARGEST * sizeof(ef_block_q6_k));
+    for (size_t i = 1; i <= n * sizeof(ef_block_q6_k); i++)
+        end[-(ptrdiff_t)i] = (uint8_t)random_bits();
+    memset(a, 77, sizeof a);
+    memset(b, 77, sizeof b);
+    const ef_block_q4_0 *q4_0 = (const void *)(end - n * sizeof *q4_0);
+    best->dequantize_q4_0(q4_0, a, n);
+    oracle->dequantize_q4_0(q4_0, b, n);
+    same("dequantize_q4_0", n, a, b, sizeof a);
+    const ef_block_q8_0 *q8_0 = (const void *)(end - n * sizeof *q8_0);
+    best->dequantize_q8_0(q8_0, a, n);
+    oracle->dequantize_q8_0(q8_0, b, n);
+    same("dequantize_q8_0", n, a, b, sizeof a);
+    const ef_block_q4_k *q4_k = (const void *)(end - n * sizeof *q4_k);
+    best->dequantize_q4_k(q4_k, a, n);
+    oracle->dequantize_q4_k(q4_k, b, n);
+    same("dequantize_q4_k", n, a, b, sizeof a);
+    const ef_block_q6_k *q6_k = (const void *)(end - n * sizeof *q6_k);
+    best->dequantize_q6_k(q6_k, a, n);
+    oracle->dequantize_q6_k(q6_k, b, n);
+    same("dequantize_q6_k", n, a, b, sizeof a);
 }
 
 static void test_gram(size_t n) {
@@ -199,6 +239,7 @@ int main(void) {
     for (int round = 0; round < 20; round++) {
         for (size_t i = 0; i < N_SIZES; i++) {
             test_convert(SIZES[i]);
+            test_dequantize(SIZES[i]);
             test_gram(SIZES[i]);
             test_panel(SIZES[i]);
             test_peel(SIZES[i]);

@@ -122,19 +122,21 @@ def test_any_part_of_the_rows_is_decoded_alike(tmp_path, dtype):
             np.testing.assert_array_equal(rows, whole[start:stop])
 
 
+@pytest.mark.parametrize("dtype", ["Q8_0", "Q5_0"])
 @pytest.mark.parametrize("n_columns", [32, 96, 4096, 8192, 8224, 16384])
-def test_rows_of_any_length_are_decoded_alike(tmp_path, n_columns):
+def test_rows_of_any_length_are_decoded_alike(tmp_path, dtype, n_columns):
     # Short rows are joined for gguf, long ones are not.
     n_rows = max(n_columns, 50)
-    data = np.zeros((n_rows, n_columns // 32 * 34), np.uint8)
-    data[:50] = stored("Q8_0", 50, n_columns)
+    kind = GGMLQuantizationType[dtype]
+    data = np.zeros((n_rows, n_columns // 32 * GGML_QUANT_SIZES[kind][1]), np.uint8)
+    data[:50] = stored(dtype, 50, n_columns)
     writer = GGUFWriter(tmp_path / "model.gguf", "llama")
-    writer.add_tensor("token_embd.weight", data, raw_dtype=GGMLQuantizationType.Q8_0)
+    writer.add_tensor("token_embd.weight", data, raw_dtype=kind)
     writer.write_header_to_file()
     writer.write_kv_data_to_file()
     writer.write_tensors_to_file()
     writer.close()
-    expected = gguf.quants.dequantize(data[:50], GGMLQuantizationType.Q8_0)
+    expected = gguf.quants.dequantize(data[:50], kind)
     with open_unembedding(tmp_path / "model.gguf") as W:
         np.testing.assert_array_equal(W.rows(0, 50), expected)
         np.testing.assert_array_equal(W.rows(3, 47), expected[3:47])

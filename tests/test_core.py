@@ -44,6 +44,7 @@ def test_everything_is_documented() -> None:
 
 X = np.ones((40, 30), np.float32)
 BAD = np.full((40, 30), np.nan, np.float32)
+BLOCKS = np.ones((20, 68), np.uint8)
 FILTER = _core.PackedFilter(np.eye(5, 30, dtype=np.float32))
 
 
@@ -85,6 +86,10 @@ def project(rows: np.ndarray, precision: str, out: np.ndarray) -> None:
         lambda: project(X, "none", np.empty((40, 5), np.int8)),
         lambda: project(X, "float32", np.empty((40, 6), np.float32)),
         lambda: project(X, "float32", X),
+        lambda: _core.dequantize("Q8_0", BLOCKS),
+        lambda: _core.dequantize("Q6_K", BLOCKS),
+        lambda: _core.dequantize("none", BLOCKS),
+        lambda: _core.dequantize("Q8_0", X),
     ],
 )
 def test_repeating_a_call_does_not_grow_memory(call: Callable[[], object]) -> None:

@@ -9,6 +9,8 @@
 #ifndef EMBEDFILTER_KERNELS_H
 #define EMBEDFILTER_KERNELS_H
 
+#include "blocks.h"
+
 #include <stdbool.h>
 #include <stddef.h>
 #include <stdint.h>
@@ -34,6 +36,14 @@ typedef void ef_f32_to_f64(const float *src, double *dst, size_t n);
 typedef void ef_f64_to_f32(const double *src, float *dst, size_t n);
 typedef void ef_f32_to_f16(const float *src, uint16_t *dst, size_t n);
 typedef void ef_f32_to_bf16(const float *src, uint16_t *dst, size_t n);
+
+/* ---- dequantize: n blocks of quantised weights as float32 ---------------- */
+/* dst is (n, EF_BLOCK) or (n, EF_SUPER_BLOCK). blocks.h has the formulas, whose float32 operations
+ * are done in that order, with infinity and NaN as they come: the same as gguf's NumPy code. */
+typedef void ef_dequantize_q4_0(const ef_block_q4_0 *src, float *dst, size_t n);
+typedef void ef_dequantize_q8_0(const ef_block_q8_0 *src, float *dst, size_t n);
+typedef void ef_dequantize_q4_k(const ef_block_q4_k *src, float *dst, size_t n);
+typedef void ef_dequantize_q6_k(const ef_block_q6_k *src, float *dst, size_t n);
 
 /* ---- gram: panels of rows of W ------------------------------------------ */
 /* tile += a^T b, over n <= EF_RUN rows. a and b are (n, EF_PANEL), adjacent rows, 32-byte
@@ -98,6 +108,10 @@ ef_f32_to_f64 ef_f32_to_f64_scalar, ef_f32_to_f64_avx2, ef_f32_to_f64_neon;
 ef_f64_to_f32 ef_f64_to_f32_scalar, ef_f64_to_f32_avx2, ef_f64_to_f32_neon;
 ef_f32_to_f16 ef_f32_to_f16_scalar, ef_f32_to_f16_avx2, ef_f32_to_f16_neon;
 ef_f32_to_bf16 ef_f32_to_bf16_scalar, ef_f32_to_bf16_avx2, ef_f32_to_bf16_neon;
+ef_dequantize_q4_0 ef_dequantize_q4_0_scalar, ef_dequantize_q4_0_avx2, ef_dequantize_q4_0_neon;
+ef_dequantize_q8_0 ef_dequantize_q8_0_scalar, ef_dequantize_q8_0_avx2, ef_dequantize_q8_0_neon;
+ef_dequantize_q4_k ef_dequantize_q4_k_scalar, ef_dequantize_q4_k_avx2, ef_dequantize_q4_k_neon;
+ef_dequantize_q6_k ef_dequantize_q6_k_scalar, ef_dequantize_q6_k_avx2, ef_dequantize_q6_k_neon;
 ef_gram_f32 ef_gram_f32_scalar, ef_gram_f32_avx2, ef_gram_f32_neon;
 ef_gram_f64 ef_gram_f64_scalar, ef_gram_f64_avx2, ef_gram_f64_neon;
 ef_peel_f32 ef_peel_f32_scalar, ef_peel_f32_avx2, ef_peel_f32_neon;
@@ -122,6 +136,10 @@ typedef struct ef_kernels {
     ef_f64_to_f32 *f64_to_f32;
     ef_f32_to_f16 *f32_to_f16;
     ef_f32_to_bf16 *f32_to_bf16;
+    ef_dequantize_q4_0 *dequantize_q4_0;
+    ef_dequantize_q8_0 *dequantize_q8_0;
+    ef_dequantize_q4_k *dequantize_q4_k;
+    ef_dequantize_q6_k *dequantize_q6_k;
     ef_gram_f32 *gram_f32;
     ef_gram_f64 *gram_f64;
     ef_peel_f32 *peel_f32;

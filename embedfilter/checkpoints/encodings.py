@@ -2,8 +2,8 @@
 
 Floats are handed on as they are stored. Codes of eight bits become float32, still to
 be multiplied with their scales (see `scales`). Blocks of quantised weights, as GGUF has
-them, are decoded to float32 by the gguf package, which is imported when the first
-block comes.
+them, become float32: the C core decodes the types that heads mostly have, the gguf package
+the others. It is imported when the first such block comes.
 """
 
 from __future__ import annotations
@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from embedfilter import _core
 from embedfilter.errors import CheckpointError
 
 if TYPE_CHECKING:
@@ -32,6 +33,9 @@ BLOCKS = frozenset(
     | {"TQ1_0", "TQ2_0", "MXFP4", "NVFP4"}
 )
 """Storage types of GGUF whose blocks hold their scales."""
+
+# Those that the core decodes, to the bit as gguf does and many times as fast.
+_BLOCKS_OF_CORE = frozenset({"Q4_0", "Q8_0", "Q4_K", "Q6_K"})
 
 _STORAGE = {name: stored for stored, name in (FLOATS | CODES).items()} | {
     f"{kind}{bits}": f"{letter}{bits}"
@@ -76,7 +80,9 @@ def decode(dtype: str, raw: NDArray[np.uint8]) -> NDArray[Any]:
         return bits.view(_numpy_dtype(dtype))
     if dtype in CODES:
         return _code_values(dtype)[raw]
-    return _dequantise(dtype, raw)
+    if dtype in _BLOCKS_OF_CORE:
+        return _core.dequantize(dtype, raw)
+    return _dequantise_by_gguf(dtype, raw)
 
 
 @functools.cache
@@ -98,7 +104,7 @@ def _numpy_dtype(dtype: str) -> np.dtype[Any]:
     return np.dtype(FLOATS[dtype])
 
 
-def _dequantise(dtype: str, raw: NDArray[np.uint8]) -> NDArray[np.float32]:
+def _dequantise_by_gguf(dtype: str, raw: NDArray[np.uint8]) -> NDArray[np.float32]:
     import gguf  # noqa: PLC0415 (slow to import, needed for quantised blocks only)
 
     try:
