@@ -29,7 +29,7 @@ __all__ = ["main"]
 
 # As the library has them: spelled out, so that --help does not need the C core, which
 # refuses to be imported where EMBEDFILTER_ISA is wrong.
-KINDS = ("edge", "head", "tail", "mid", "random", "identity")
+KINDS = ("edge", "late", "head", "tail", "mid", "random", "identity")
 PRECISIONS = ("float32", "float16", "bfloat16", "int8", "uint8", "ubinary")
 
 _BLOCK_BYTES = 16 << 20
@@ -133,7 +133,8 @@ def main() -> None:
     type=click.Choice(KINDS),
     default="edge",
     show_default=True,
-    help="What is cut from the spectrum: edge cuts both ends, head the large singular values,"
+    help="What is cut from the spectrum: edge cuts both ends alike, late an eighth at the small"
+    " singular values and the rest at the large ones, head the large ones only,"
     " tail the small ones, mid the middle. To compare with: random keeps a random choice,"
     " identity all.",
 )

@@ -117,10 +117,11 @@ class EmbedFilter:
             either.
         n_components : int, optional
             Keep so many.
-        kind : {"edge", "head", "tail", "mid", "random", "identity"}
-            "edge" cuts both edges of the spectrum, as the paper does; "head" cuts the large
-            singular values, "tail" the small ones, "mid" the middle; "random" keeps a random
-            choice and "identity" all, to compare with.
+        kind : {"edge", "late", "head", "tail", "mid", "random", "identity"}
+            "edge" cuts both edges of the spectrum alike, as the paper does; "late" always
+            cuts the last eighth, the smallest singular values, and the rest at the large ones;
+            "head" cuts the large singular values, "tail" the small ones, "mid" the middle;
+            "random" keeps a random choice and "identity" all, to compare with.
         tensor : str, optional
             The tensor to take, where it cannot be found by name.
         revision : str, optional
@@ -414,7 +415,6 @@ class EmbedFilter:
         if self._packed is None:
             self._packed = _core.PackedFilter(self.components)
         return self._packed
-
 
 
 def _frozen(array: NDArray[Any], dtype: type) -> NDArray[Any]:

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
 __all__ = ["KINDS", "Spectrum", "SpectrumError", "kept_directions", "resolve_n_components"]
 
-KINDS = ("edge", "head", "tail", "mid", "random", "identity")
+KINDS = ("edge", "late", "head", "tail", "mid", "random", "identity")
 
 DEFAULT_RATIO = 2
 RANDOM_SEED = 0  # the "random" kind is a fixed choice: the same filter every time
@@ -284,13 +284,16 @@ def check_n_components(n_components: int, largest: int) -> int:
 def kept_directions(kind: str, d: int, k: int) -> NDArray[np.int64]:
     """Return the ranks, in descending order of singular value, of the directions kept.
 
-    Source: the reference code of arXiv 2606.07502 for the sets. The order is ours, and is
-    nested: any prefix of it is what the kind keeps with fewer components.
+    Source: the reference code of arXiv 2606.07502 for the sets, except that of "late", which
+    is ours: always without the last eighth, the rest of the cut at the large singular values
+    (docs/calibration.md has what it is worth). The order is ours, and is nested: any prefix of
+    it is what the kind keeps with fewer components.
 
     ==========  =====================================  ===================================
     kind        directions kept                        order
     ==========  =====================================  ===================================
     edge        (d-k)//2 ... (d-k)//2 + k - 1          from the middle outwards
+    late        e-k ... e-1, with e = floor(7 d / 8)   e-1, e-2 ... 0, then e, e+1 ... d-1
     identity    all                                    from the middle outwards, as edge
     head        the last k                             from the last
     tail        the first k                            from the first
@@ -315,6 +318,9 @@ def kept_directions(kind: str, d: int, k: int) -> NDArray[np.int64]:
         starts = (d - np.arange(k + 1)) // 2
         sizes = np.arange(1, k + 1)
         order = np.where(starts[1:] < starts[:-1], starts[1:], starts[1:] + sizes - 1)
+    elif kind == "late":
+        end = 7 * d // 8
+        order = np.concatenate([np.arange(end - 1, -1, -1), np.arange(end, d)])[:k]
     elif kind == "head":
         order = np.arange(d - 1, d - 1 - k, -1)
     elif kind == "tail":
