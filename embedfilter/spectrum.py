@@ -18,7 +18,16 @@ from embedfilter.embeddings import core_view
 if TYPE_CHECKING:
     from embedfilter.checkpoints import Unembedding
 
-__all__ = ["KINDS", "Spectrum", "SpectrumError", "kept_directions", "resolve_n_components"]
+__all__ = [
+    "KINDS",
+    "Spectrum",
+    "SpectrumError",
+    "check_cuts",
+    "check_n_components",
+    "kept_directions",
+    "resolve_n_components",
+    "with_signs",
+]
 
 KINDS = ("edge", "late", "head", "tail", "mid", "random", "identity")
 
@@ -109,7 +118,7 @@ class Spectrum:
                 wanted = np.concatenate([ranks, np.arange(_N_PEEL)])
                 sigma, directions = _decompose(gram, wanted, n_threads)
                 if _was_peeled_by(basis, sigma, directions[len(ranks) :]):
-                    return cls(sigma, _with_signs(directions[: len(ranks)]))
+                    return cls(sigma, with_signs(directions[: len(ranks)]))
         exact = _sum_gram(W, None, n_threads, progress)
         diagonal = np.diagonal(exact)
         largest = float(diagonal.max())  # NaN where there is one
@@ -124,7 +133,7 @@ class Spectrum:
                 + found
             )
         sigma, directions = _decompose(exact, ranks, n_threads)
-        return cls(sigma, _with_signs(directions))
+        return cls(sigma, with_signs(directions))
 
 
 def _decompose(
@@ -216,7 +225,7 @@ def _with_progress(
             bar.update(len(rows))
 
 
-def _with_signs(directions: NDArray[np.float64]) -> NDArray[np.float64]:
+def with_signs(directions: NDArray[np.float64]) -> NDArray[np.float64]:
     """Make each row's entry of largest magnitude positive, in place, and return the rows.
 
     Magnitudes that float32 cannot tell apart count as equal and the first decides, so that
