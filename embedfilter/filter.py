@@ -378,7 +378,8 @@ class EmbedFilter:
         ranges = self.ranges
         if ranges is not None:
             energy = np.square(ranges[1] - ranges[0])
-            ranges = ranges[:, :k] * np.sqrt(energy.sum() / energy[:k].sum())
+            wider = ranges[:, :k] * np.sqrt(energy.sum() / energy[:k].sum())
+            ranges = np.clip(wider, -1, 1)
         return EmbedFilter(
             self.components[:k].copy(),
             self.component_indices[:k].copy(),

@@ -78,7 +78,8 @@ def calibrate(
     try:
         statistics = f.statistics()
     except ValueError as error:
-        raise EmbedFilterError(f"{filter_file}: {error}") from None
+        detail = str(error).removeprefix("filter: ")
+        raise EmbedFilterError(f"{filter_file}: {detail}") from None
     _add_npy(statistics, f, embeddings, n_threads)
     try:
         g = f.calibrate(
