@@ -137,12 +137,13 @@ ef_status ef_eigh(double *matrix, double *values, size_t d, const int64_t *wante
 
 /* ---- Projection (project.c, quantize.c) --------------------------------- */
 
-/* A filter's matrix, laid out for the kernels. */
+/* A filter's matrix, laid out for the kernels, and its bias. */
 typedef struct ef_filter ef_filter;
 
-/* Packs `components` (k, d) float32 into *filter, which the caller frees. k, d >= 1. */
-ef_status ef_filter_new(const float *components, size_t k, size_t d, ef_filter **filter,
-                        ef_detail *detail);
+/* Packs `components` (k, d) float32 and `bias` (k), NULL for none, into *filter, which the
+ * caller frees. k, d >= 1. */
+ef_status ef_filter_new(const float *components, const float *bias, size_t k, size_t d,
+                        ef_filter **filter, ef_detail *detail);
 void ef_filter_free(ef_filter *filter); /* NULL is allowed */
 
 /* The form of a projected row: k values each, except EF_OUT_BITS. */
@@ -155,7 +156,7 @@ typedef enum ef_precision {
     EF_OUT_BITS /* ceil(k / 8) bytes: bit 7 of byte 0 is set where y[0] > 0, and so on */
 } ef_precision;
 
-/* What becomes of y = C x before it is stored. */
+/* What becomes of y = C x + b before it is stored. */
 typedef struct ef_output {
     ef_precision precision;
     bool normalize;      /* divide by the L2 norm; a row of zeros stays so */
@@ -166,12 +167,12 @@ typedef struct ef_output {
 /* Bytes of one output row, 0 for k = 0. */
 size_t ef_output_row_bytes(ef_precision precision, size_t k);
 
-/* out[i] = form(C x[i]) for every row i of x.
+/* out[i] = form(C x[i] + b) for every row i of x, b being the filter's bias.
  *   x    (n, d) of any ef_dtype; float64 is rounded to float32 first
  *   out  (n, ef_output_row_bytes), C-contiguous, aligned for its type
  * A product is a chain of float32 fused multiply-adds over runs of 256 inputs, the runs
- * added up in float32; norms are summed in float64. The order is fixed, so a row's result
- * is the same to the bit for every batch, thread count and instruction set.
+ * added up in float32, the bias after them; norms are summed in float64. The order is fixed, so a
+ * row's result is the same to the bit for every batch, thread count and instruction set.
  * EF_NOT_FINITE: x has NaN or infinity in detail.row. EF_OVERFLOW: the row's values do
  * not fit float32 or the output type. `out` is then unspecified. EF_NO_MEMORY. */
 ef_status ef_project(const ef_filter *filter, ef_matrix x, ef_output form, void *out,

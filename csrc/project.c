@@ -28,6 +28,7 @@ struct ef_filter {
      * column c of panel p is component p * EF_PANEL + c. */
     float *panels;
     float *plain; /* (k, d) for OpenBLAS, where there are no kernels; else NULL */
+    float *bias;  /* (k), or NULL */
 };
 
 /* Panel p of the run of n inputs that begins with input `first`. */
@@ -35,8 +36,16 @@ static float *panel_at(const ef_filter *filter, size_t first, size_t n, size_t p
     return filter->panels + (first * filter->n_panels + n * p) * EF_PANEL;
 }
 
-ef_status ef_filter_new(const float *components, size_t k, size_t d, ef_filter **filter,
-                        ef_detail *detail) {
+/* A copy of n floats, NULL where memory is short. */
+static float *copy_of(const float *values, size_t n) {
+    float *copy = malloc(n * sizeof *copy);
+    if (copy != NULL)
+        memcpy(copy, values, n * sizeof *copy);
+    return copy;
+}
+
+ef_status ef_filter_new(const float *components, const float *bias, size_t k, size_t d,
+                        ef_filter **filter, ef_detail *detail) {
     const size_t n_used = k / EF_PANEL + (k % EF_PANEL != 0), n_panels = n_used + n_used % 2;
     /* A block of rows, too, is a fraction of this. */
     if (d > SIZE_MAX / (4 * OPENBLAS_ROWS * sizeof(float) * EF_PANEL) / (n_panels + 1))
@@ -44,18 +53,24 @@ ef_status ef_filter_new(const float *components, size_t k, size_t d, ef_filter *
     const size_t bytes = n_panels * d * EF_PANEL * sizeof(float);
     ef_filter *new = malloc(sizeof *new);
     const bool by_openblas = ef_active_kernels()->products_by_openblas;
-    float *plain = by_openblas ? malloc(bytes) : NULL;
+    float *plain = by_openblas ? copy_of(components, k * d) : NULL;
+    float *own_bias = bias != NULL ? copy_of(bias, k) : NULL;
     void *panels = NULL;
-    if (new == NULL || (by_openblas && plain == NULL) || posix_memalign(&panels, 64, bytes) != 0) {
+    if (new == NULL || (by_openblas && plain == NULL) || (bias != NULL && own_bias == NULL) ||
+        posix_memalign(&panels, 64, bytes) != 0) {
+        free(own_bias);
         free(plain);
         free(new);
         detail->count = bytes;
         return EF_NO_MEMORY;
     }
-    if (by_openblas)
-        memcpy(plain, components, k * d * sizeof(float));
-    *new = (ef_filter){
-        .k = k, .d = d, .n_used = n_used, .n_panels = n_panels, .panels = panels, .plain = plain};
+    *new = (ef_filter){.k = k,
+                       .d = d,
+                       .n_used = n_used,
+                       .n_panels = n_panels,
+                       .panels = panels,
+                       .plain = plain,
+                       .bias = own_bias};
     memset(panels, 0, bytes);
     for (size_t first = 0; first < d; first += EF_RUN) {
         const size_t n = ef_least(EF_RUN, d - first);
@@ -73,6 +88,7 @@ void ef_filter_free(ef_filter *filter) {
     if (filter != NULL) {
         free(filter->panels);
         free(filter->plain);
+        free(filter->bias);
     }
     free(filter);
 }
@@ -175,6 +191,9 @@ static void note_bad_row(job *j, size_t row) {
 /* Gives an output row its final form; y (padded k) is its product. */
 static void finish_row(job *j, size_t row, float *y) {
     unsigned char *out = j->out + row * j->row_bytes;
+    const float *bias = j->filter->bias;
+    for (size_t c = 0; bias != NULL && c < j->filter->k; c++)
+        y[c] += bias[c];
     if (!ef_finish_row(j->kernels, &j->form, y, j->filter->k, out))
         note_bad_row(j, row);
 }

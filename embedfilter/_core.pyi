@@ -17,7 +17,9 @@ class Gram:
     def finish(self, out: NDArray[np.float64], n_threads: int, /) -> None: ...
 
 class PackedFilter:
-    def __new__(cls, components: NDArray[np.float32]) -> PackedFilter: ...
+    def __new__(
+        cls, components: NDArray[np.float32], bias: NDArray[np.float32] | None = None
+    ) -> PackedFilter: ...
     def project(
         self,
         x: NDArray[Any],

@@ -1,4 +1,4 @@
-"""The command line: ``embedfilter fit | apply | inspect | demo``."""
+"""The command line: ``embedfilter fit | apply | inspect | calibrate | demo``."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ import textwrap
 import threading
 import time
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
 
@@ -19,6 +19,17 @@ import click
 import numpy as np
 
 import embedfilter
+from embedfilter.commands.calibrate import calibrate
+from embedfilter.commands.common import (
+    BLOCK_BYTES,
+    CHECKPOINT,
+    PATH,
+    is_same_file,
+    json_option,
+    print_text,
+    revision_option,
+    threads_option,
+)
 from embedfilter.errors import EmbedFilterError
 
 if TYPE_CHECKING:
@@ -30,14 +41,8 @@ __all__ = ["main"]
 
 # As the library has them: spelled out, so that --help does not need the C core, which
 # refuses to be imported where EMBEDFILTER_ISA is wrong.
-KINDS = ("edge", "head", "tail", "mid", "random", "identity")
+KINDS = ("edge", "late", "head", "tail", "mid", "random", "identity")
 PRECISIONS = ("float32", "float16", "bfloat16", "int8", "uint8", "ubinary")
-
-_BLOCK_BYTES = 16 << 20
-_PATH = click.Path(path_type=Path)
-# A string, since it may be the id of a model on the Hub.
-_CHECKPOINT = click.Path(path_type=str)
-_Command = Callable[..., Any]
 
 
 class _Group(click.Group):
@@ -94,48 +99,18 @@ def _show_warning(message: Warning | str, *_: Any, **__: Any) -> None:
     click.echo(f"embedfilter: warning: {message}", err=True)
 
 
-def _print(text: str) -> None:
-    """Print text; what the stream cannot encode, such as a path's odd bytes, as escapes."""
-    encoding = sys.stdout.encoding or "utf-8"
-    click.echo(text.encode(encoding, "backslashreplace").decode(encoding))
-
-
-def _is_same_file(path: Path, other: Path) -> bool:
-    try:
-        return path.samefile(other)
-    except OSError:  # one of them does not exist
-        return False
-
-
-def _threads_option(command: _Command) -> _Command:
-    return click.option(
-        "--threads",
-        "n_threads",
-        type=int,
-        help="Threads to use.  [default: EMBEDFILTER_NUM_THREADS, OPENBLAS_NUM_THREADS or"
-        " OMP_NUM_THREADS, else all processors]",
-    )(command)
-
-
-def _revision_option(command: _Command) -> _Command:
-    return click.option(
-        "--revision", help="Of a model on the Hub: a branch, a tag or a commit.  [default: main]"
-    )(command)
-
-
-def _json_option(command: _Command) -> _Command:
-    return click.option("--json", "as_json", is_flag=True, help="Print JSON.")(command)
-
-
 @click.group(cls=_Group, context_settings={"help_option_names": ["-h", "--help"]})
 @click.version_option(embedfilter.__version__, prog_name="embedfilter")
 def main() -> None:
     """Better, smaller text embeddings from a language model's own unembedding matrix."""
 
 
+main.add_command(calibrate)
+
+
 @main.command()
-@click.argument("checkpoint", type=_CHECKPOINT)
-@click.option("-o", "--output", type=_PATH, required=True, help="The filter file to write.")
+@click.argument("checkpoint", type=CHECKPOINT)
+@click.option("-o", "--output", type=PATH, required=True, help="The filter file to write.")
 @click.option("--ratio", type=float, help="Keep 1/RATIO of the dimensions.  [default: 2]")
 @click.option("--components", "n_components", type=int, help="Keep so many dimensions.")
 @click.option(
@@ -143,14 +118,15 @@ def main() -> None:
     type=click.Choice(KINDS),
     default="edge",
     show_default=True,
-    help="What is cut from the spectrum: edge cuts both ends, head the large singular values,"
+    help="What is cut from the spectrum: edge cuts both ends alike, late an eighth at the small"
+    " singular values and the rest at the large ones, head the large ones only,"
     " tail the small ones, mid the middle. To compare with: random keeps a random choice,"
     " identity all.",
 )
 @click.option("--tensor", help="The unembedding matrix's name, where it is not found by itself.")
-@_revision_option
-@_threads_option
-@_json_option
+@revision_option
+@threads_option
+@json_option
 def fit(checkpoint: str, output: Path, as_json: bool, **options: Any) -> None:
     """Fit a filter to a model's unembedding matrix.
 
@@ -172,10 +148,10 @@ def fit(checkpoint: str, output: Path, as_json: bool, **options: Any) -> None:
     f.save(output)
     seconds = time.perf_counter() - start
     if as_json:
-        _print(json.dumps({**_filter_facts(output, f), "seconds": seconds}))
+        print_text(json.dumps({**_filter_facts(output, f), "seconds": seconds}))
         return
     facts = f.metadata
-    _print(
+    print_text(
         f"{output}: {f.n_features_in} -> {f.n_components} dimensions, {f.kind}, from"
         f" {facts['tensor']} ({facts['rows']} x {f.n_features_in}, {facts['dtype']})"
         f" in {seconds:.2f} s"
@@ -191,16 +167,16 @@ def _refuse_part_of_checkpoint(output: Path, checkpoint: Path) -> None:
     # A folder may hold an earlier filter besides the model.
     if folder.is_dir() and not is_filter_file(output):
         files += folder.iterdir()
-    if any(_is_same_file(output, file) for file in files):
+    if any(is_same_file(output, file) for file in files):
         raise EmbedFilterError(
             f"{output}: expected an output apart from the checkpoint, found a file of {checkpoint}"
         )
 
 
 @main.command()
-@click.argument("filter_file", metavar="FILTER", type=_PATH)
-@click.argument("embeddings", metavar="IN", type=_PATH)
-@click.argument("output", metavar="OUT", type=_PATH)
+@click.argument("filter_file", metavar="FILTER", type=PATH)
+@click.argument("embeddings", metavar="IN", type=PATH)
+@click.argument("output", metavar="OUT", type=PATH)
 @click.option(
     "--normalize/--no-normalize",
     default=True,
@@ -217,12 +193,12 @@ def _refuse_part_of_checkpoint(output: Path, checkpoint: Path) -> None:
 @click.option(
     "--ranges",
     "ranges_file",
-    type=_PATH,
-    help="For int8 and uint8: a .npy file (2, k) of the least and the greatest value of each"
-    " dimension of filtered embeddings.",
+    type=PATH,
+    help="For int8 and uint8, unless the filter is calibrated: a .npy file (2, k) of the least and"
+    " the greatest value of each dimension of filtered embeddings.",
 )
-@_threads_option
-@_json_option
+@threads_option
+@json_option
 def apply(filter_file: Path, embeddings: Path, output: Path, as_json: bool, **options: Any) -> None:
     """Filter the embeddings in a .npy file.
 
@@ -235,7 +211,7 @@ def apply(filter_file: Path, embeddings: Path, output: Path, as_json: bool, **op
     """  # noqa: D301 - click takes the backspace for "do not wrap"
     start = time.perf_counter()
     for name, file in (("filter", filter_file), ("ranges", options["ranges_file"])):
-        if file is not None and _is_same_file(output, file):
+        if file is not None and is_same_file(output, file):
             raise EmbedFilterError(
                 f"{output}: expected an output apart from the {name}, found the file {file} itself"
             )
@@ -243,9 +219,9 @@ def apply(filter_file: Path, embeddings: Path, output: Path, as_json: bool, **op
     n_rows, width = _apply_npy(f, embeddings, output, **options)
     seconds = time.perf_counter() - start
     if as_json:
-        _print(json.dumps({"rows": n_rows, "width": width, "seconds": seconds}))
+        print_text(json.dumps({"rows": n_rows, "width": width, "seconds": seconds}))
     else:
-        _print(f"{output}: {n_rows} rows of {width} in {seconds:.2f} s")
+        print_text(f"{output}: {n_rows} rows of {width} in {seconds:.2f} s")
 
 
 def _apply_npy(
@@ -264,7 +240,8 @@ def _apply_npy(
     from embedfilter.atomic import atomic_output  # noqa: PLC0415
     from embedfilter.npy_file import NpyReader, write_npy_header  # noqa: PLC0415
 
-    ranges = _read_ranges(ranges_file, precision, f.n_components)
+    in_filter = f.ranges is not None and normalize
+    ranges = _read_ranges(ranges_file, precision, f.n_components, in_filter)
     transform = functools.partial(
         f.transform, precision=precision, normalize=normalize, ranges=ranges, n_threads=n_threads
     )
@@ -282,7 +259,7 @@ def _apply_npy(
             if str(error).startswith("ranges:"):
                 raise EmbedFilterError(f"{ranges_file}: {error}") from None
             raise
-        block_rows = max(1, _BLOCK_BYTES // (d * reader.dtype.itemsize))
+        block_rows = max(1, BLOCK_BYTES // (d * reader.dtype.itemsize))
         done = 0
         with (
             atomic_output(output) as file,
@@ -302,12 +279,12 @@ def _apply_npy(
     return n_rows, empty.shape[1]
 
 
-def _read_ranges(path: Path | None, precision: str, k: int) -> Any:
+def _read_ranges(path: Path | None, precision: str, k: int, in_filter: bool) -> Any:
     from embedfilter.npy_file import NpyReader  # noqa: PLC0415
 
     needed = precision in ("int8", "uint8")
     if path is None:
-        if needed:
+        if needed and not in_filter:
             raise EmbedFilterError(
                 f"--ranges: expected a .npy file (2, {k}) for --precision {precision}, found none;"
                 " make it from filtered embeddings Y of a sample:"
@@ -329,10 +306,10 @@ def _read_ranges(path: Path | None, precision: str, k: int) -> Any:
 
 
 @main.command()
-@click.argument("file", type=_CHECKPOINT)
+@click.argument("file", type=CHECKPOINT)
 @click.option("--tensor", help="The tensor of a checkpoint to take for the unembedding matrix.")
-@_revision_option
-@_json_option
+@revision_option
+@json_option
 def inspect(file: str, as_json: bool, **options: Any) -> None:
     """Tell what a filter or a checkpoint holds.
 
@@ -359,31 +336,35 @@ def inspect(file: str, as_json: bool, **options: Any) -> None:
     else:
         facts = _checkpoint_facts(file, **options)
     if as_json:
-        _print(json.dumps(facts))
+        print_text(json.dumps(facts))
         return
     width = max(map(len, facts))
     for name, value in facts.items():
-        _print(f"{name:<{width}}  {value}")
+        print_text(f"{name:<{width}}  {value}")
 
 
 def _filter_facts(path: Path, f: EmbedFilter) -> dict[str, Any]:
     metadata: dict[str, Any] = dict(f.metadata)
-    if metadata.get("rows", "").isdecimal():
-        metadata["rows"] = int(metadata["rows"])
-    sigma, kept = f.singular_values, f.singular_values[f.component_indices]
+    for name in ("rows", "calibration_rows", "calibration_components"):
+        if metadata.get(name, "").isdecimal():
+            metadata[name] = int(metadata[name])
+    sigma = f.singular_values
+    spectrum = {
+        "largest": float(sigma[0]),
+        "median": float(np.median(sigma)),
+        "smallest": float(sigma[-1]),
+    }
+    if f.mean is None:  # else components are mixtures of more directions
+        kept = sigma[f.component_indices]
+        spectrum |= {"largest_kept": float(kept.max()), "smallest_kept": float(kept.min())}
     return {
         "filter": str(path),
         "kind": f.kind,
         "n_features_in": f.n_features_in,
         "n_components": f.n_components,
+        "calibrated": f.mean is not None,
         **metadata,
-        "singular_values": {
-            "largest": float(sigma[0]),
-            "median": float(np.median(sigma)),
-            "smallest": float(sigma[-1]),
-            "largest_kept": float(kept.max()),
-            "smallest_kept": float(kept.min()),
-        },
+        "singular_values": spectrum,
     }
 
 
@@ -435,7 +416,9 @@ def _spectrum_line(f: EmbedFilter) -> str:
     ]
     d, low, high = f.n_features_in, f.component_indices.min(), f.component_indices.max()
     kept = f"{f.n_components} of {d} kept"
-    if high - low + 1 == f.n_components:  # one run
+    if f.mean is not None:
+        kept += ", calibrated"
+    elif high - low + 1 == f.n_components:  # one run
         first = min(round(low * len(cells) / d), len(cells) - 1)
         end = max(round((high + 1) * len(cells) / d), first + 1)
         cells[first] = "|" + cells[first]
@@ -462,10 +445,10 @@ def _levels() -> str:
 @main.command()
 @click.option(
     "--checkpoint",
-    type=_PATH,
+    type=PATH,
     help="SmolLM2-135M, in any format that is read, where it is not found by itself.",
 )
-@_json_option
+@json_option
 def demo(checkpoint: Path | None, as_json: bool) -> None:
     """Show what a filter does to real embeddings.
 
@@ -479,7 +462,7 @@ def demo(checkpoint: Path | None, as_json: bool) -> None:
     from embedfilter.demo import run_demo  # noqa: PLC0415
 
     report = run_demo(checkpoint)
-    _print(json.dumps(report.as_dict()) if as_json else _demo_text(report))
+    print_text(json.dumps(report.as_dict()) if as_json else _demo_text(report))
 
 
 def _demo_text(report: DemoReport) -> str:

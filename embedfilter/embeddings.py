@@ -182,7 +182,7 @@ def quantization(
     if ranges is None:
         raise ValueError(
             f"ranges: expected the least and greatest value of each dimension, (2, {k}), for"
-            f" precision {precision!r}, found None and none in the filter"
+            f" precision {precision!r}, found None, and the filter has none for such rows"
         )
     try:
         ranges = np.asarray(ranges, np.float32)

@@ -34,6 +34,7 @@ from embedfilter.threads import resolve_n_threads
 if TYPE_CHECKING:
     import os
 
+    from embedfilter.calibration import SampleStatistics
     from embedfilter.checkpoints import Unembedding
 
 __all__ = ["EmbedFilter"]
@@ -49,15 +50,18 @@ class EmbedFilter:
     the directions of the largest and the smallest singular values, which write frequent and
     uninformative tokens whatever the text says, is left out. Source: arXiv 2606.07502.
 
-    Made by `from_checkpoint`, `from_matrix` or `load`. A filter does not change.
+    Made by `from_checkpoint`, `from_matrix` or `load`, and from another filter by `truncate`
+    or `calibrate`. A filter does not change.
 
     Attributes
     ----------
     components : (k, d) float32
         Orthonormal rows, in nested order: any first j of them are a filter of the same kind
-        with j components.
+        with j components. A calibrated filter's are orthogonal, but of unequal length.
     component_indices : (k,) int64
-        The rank of each component among the singular values in descending order.
+        The rank of each component among the singular values in descending order. Of a
+        calibrated filter, whose components are mixtures of all that it came from, the first k
+        of theirs.
     singular_values : (d,) float64
         All of them, descending.
     kind : str
@@ -65,7 +69,13 @@ class EmbedFilter:
     metadata : mapping of str to str
         Where the filter comes from: source, revision (the commit of a model on the Hub),
         tensor, dtype, rows, fingerprint (SHA-256 of the tensor's bytes), version (of the
-        library that fitted it).
+        library that fitted it). Of a calibrated filter also calibration_rows,
+        calibration_components, calibration_whitening and calibration_shrinkage.
+    mean : (d,) float32 or None
+        Subtracted from embeddings before they are projected; None if not calibrated.
+    ranges : (2, k) float32 or None
+        Least and greatest value of each dimension of normalised filtered embeddings, for int8
+        and uint8; None if not calibrated.
     """
 
     components: NDArray[np.float32]
@@ -73,6 +83,8 @@ class EmbedFilter:
     singular_values: NDArray[np.float64]
     kind: str
     metadata: Mapping[str, str]
+    mean: NDArray[np.float32] | None
+    ranges: NDArray[np.float32] | None
 
     def __init__(
         self,
@@ -82,12 +94,16 @@ class EmbedFilter:
         *,
         kind: str,
         metadata: Mapping[str, str],
+        mean: NDArray[np.float32] | None = None,
+        ranges: NDArray[np.float32] | None = None,
     ) -> None:
         self.components = _frozen(components, np.float32)
         self.component_indices = _frozen(component_indices, np.int64)
         self.singular_values = _frozen(singular_values, np.float64)
         self.kind = kind
         self.metadata = MappingProxyType(dict(metadata))
+        self.mean = None if mean is None else _frozen(mean, np.float32)
+        self.ranges = None if ranges is None else _frozen(ranges, np.float32)
         source = self.metadata.get("source", "array")
         self._origin = "" if source == "array" else f", the hidden size of {source}"
         self._packed: _core.PackedFilter | None = None
@@ -119,10 +135,11 @@ class EmbedFilter:
             either.
         n_components : int, optional
             Keep so many.
-        kind : {"edge", "head", "tail", "mid", "random", "identity"}
-            "edge" cuts both edges of the spectrum, as the paper does; "head" cuts the large
-            singular values, "tail" the small ones, "mid" the middle; "random" keeps a random
-            choice and "identity" all, to compare with.
+        kind : {"edge", "late", "head", "tail", "mid", "random", "identity"}
+            "edge" cuts both edges of the spectrum alike, as the paper does; "late" always
+            cuts the last eighth, the smallest singular values, and the rest at the large ones;
+            "head" cuts the large singular values, "tail" the small ones, "mid" the middle;
+            "random" keeps a random choice and "identity" all, to compare with.
         tensor : str, optional
             The tensor to take, where it cannot be found by name.
         revision : str, optional
@@ -244,16 +261,18 @@ class EmbedFilter:
         X : (n, d), (d,) or (0,) array-like of float16, bfloat16, float32 or float64
             Embeddings from the model that the filter comes from: hidden states after its
             final norm, pooled or not, normalised or not. Torch tensors on the CPU are taken.
-            float64 is rounded to float32, where numbers under 1e-45 are zero.
+            float64 is rounded to float32, where numbers under 1e-45 are zero. To a calibrated
+            filter they must come as its sample did: normalised or not.
         normalize : bool
-            Scale each row to unit length. A row of zeros stays zero.
+            Scale each row to unit length. A row of zeros stays zero, unless a calibrated
+            filter's mean is subtracted from it.
         precision : {"float32", "float16", "bfloat16", "int8", "uint8", "ubinary"}
             The type of the result, as in sentence-transformers: int8 and uint8 spread each
             dimension's range over 256 levels, ubinary packs the signs of eight dimensions
             into a byte.
         ranges : (2, k) array-like, optional
-            Needed for int8 and uint8: least and greatest value of each dimension of the
-            filtered embeddings.
+            For int8 and uint8: least and greatest value of each dimension of the filtered
+            embeddings. Needed unless the filter is calibrated and rows are normalised.
         out : array, optional
             Where to put the result: of its shape and dtype, C-contiguous, apart from `X`.
         n_threads : int, optional
@@ -274,6 +293,8 @@ class EmbedFilter:
         """
         given, array = as_embeddings(X, self.n_features_in, origin=self._origin)
         dtype = output_dtype(precision)
+        if ranges is None and normalize and precision in ("int8", "uint8"):
+            ranges = self.ranges
         starts, steps = quantization(ranges, self.n_components, precision)
         width = -(-self.n_components // 8) if precision == "ubinary" else self.n_components
         single = given.ndim == 1 and len(array) == 1
@@ -306,7 +327,8 @@ class EmbedFilter:
     def inverse_transform(self, Y: ArrayLike) -> NDArray[np.float32]:
         """Bring filtered embeddings back into d dimensions: ``Y @ components``.
 
-        What the filter has cut stays zero; of normalised rows the length is lost.
+        What the filter has cut stays zero; of normalised rows the length is lost. Of a
+        calibrated filter the scales are undone, and the mean is added.
 
         Parameters
         ----------
@@ -323,7 +345,12 @@ class EmbedFilter:
         """
         given, array = as_embeddings(Y, self.n_components, name="Y")
         with np.errstate(all="ignore"):  # told below
-            result: NDArray[np.float32] = array.astype(np.float32) @ self.components
+            rows = array.astype(np.float32)
+            if self.mean is None:
+                result: NDArray[np.float32] = rows @ self.components
+            else:
+                squares = np.einsum("kd,kd->k", self.components, self.components)
+                result = rows / squares @ self.components + self.mean
             finite = np.isfinite(result).all(axis=1)
             if not finite.all() and not np.isfinite(array).all():
                 raise ValueError(bad_rows_message(array, "Y"))
@@ -338,7 +365,8 @@ class EmbedFilter:
         """Return the filter of the first `n_components` components.
 
         It is what fitting with so many gives, since the components are in nested order. An
-        "identity" filter becomes an "edge" filter.
+        "identity" filter becomes an "edge" filter. Of a calibrated filter the mean stays and
+        the ranges are cut, and widened as normalising fewer numbers makes each of them larger.
 
         Raises
         ------
@@ -347,19 +375,87 @@ class EmbedFilter:
             not determined by the matrix (see `from_matrix`).
         """
         k = check_n_components(n_components, self.n_components)
-        if k < self.n_components:
+        calibrated = self.mean is not None  # components are cut by variance then
+        if k < self.n_components and not calibrated:
             try:
                 check_cuts(self.singular_values, self.component_indices[:k], stacklevel=2)
             except SpectrumError as error:
                 raise ValueError(f"n_components: {error}") from None
-        shortened = self.kind == "identity" and k < self.n_components
+        shortened = self.kind == "identity" and k < self.n_components and not calibrated
+        ranges = self.ranges
+        if ranges is not None:
+            energy = np.square(ranges[1] - ranges[0])
+            wider = ranges[:, :k] * np.sqrt(energy.sum() / energy[:k].sum())
+            ranges = np.clip(wider, -1, 1)
         return EmbedFilter(
             self.components[:k].copy(),
             self.component_indices[:k].copy(),
             self.singular_values,
             kind="edge" if shortened else self.kind,
             metadata=self.metadata,
+            mean=self.mean,
+            ranges=ranges,
         )
+
+    # ---- Calibrating it -----------------------------------------------------
+
+    def calibrate(
+        self,
+        X_sample: ArrayLike | SampleStatistics,
+        *,
+        n_components: int | None = None,
+        whitening: float = 0.5,
+        n_threads: int | None = None,
+    ) -> EmbedFilter:
+        """Return this filter fitted to a sample of embeddings, without labels.
+
+        The sample's mean is subtracted, and the components are rotated to its principal axes
+        inside what this filter keeps, and scaled to make their variances more alike. A few
+        hundred rows are enough, and a few dozen do no harm, as the covariance is shrunk
+        (Chen, Wiesel, Eldar, Hero: Shrinkage algorithms for MMSE covariance estimation, IEEE
+        Trans. Signal Processing 58(10), 2010). What it is worth, and where it costs something,
+        is in docs/calibration.md. Applying the new filter costs what applying this one does.
+
+        Parameters
+        ----------
+        X_sample : (n, d) array-like or SampleStatistics
+            At least two embeddings, as `transform` takes them and of the kind that will be
+            filtered: normalised or not, alike. Statistics from `statistics` stand for samples
+            that are not in memory.
+        n_components : int, optional
+            At most, and by default, `self.n_components`. Best taken from a filter with more
+            components: of SmolLM2's, 288 for any number.
+        whitening : number from 0 to 1
+            0 leaves the variances as they are (PCA), 1 makes them as alike as the floor allows.
+        n_threads : int, optional
+            By default, as many as the process may use.
+
+        Returns
+        -------
+        EmbedFilter
+            Its components are in nested order: the first j are this filter calibrated to j.
+
+        Raises
+        ------
+        TypeError, ValueError
+            For a sample that `transform` refuses, of fewer than two rows or without variance,
+            other wrong arguments, or if this filter is calibrated already.
+        """
+        from embedfilter.calibration import calibrate  # noqa: PLC0415 - light import
+
+        return calibrate(self, X_sample, n_components, whitening, n_threads)
+
+    def statistics(self) -> SampleStatistics:
+        """Begin the statistics of a sample that comes in parts: what `calibrate` needs.
+
+        Raises
+        ------
+        ValueError
+            If this filter is calibrated already.
+        """
+        from embedfilter.calibration import SampleStatistics  # noqa: PLC0415 - light import
+
+        return SampleStatistics(self)
 
     # ---- Keeping it ---------------------------------------------------------
 
@@ -396,15 +492,18 @@ class EmbedFilter:
             "singular_values": self.singular_values,
             "kind": self.kind,
             "metadata": dict(self.metadata),
+            "mean": self.mean,
+            "ranges": self.ranges,
         }
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         self.__init__(**state)  # type: ignore[misc]
 
     def __repr__(self) -> str:
+        calibrated = "" if self.mean is None else " calibrated,"
         return (
             f"EmbedFilter({self.n_features_in} -> {self.n_components}, kind={self.kind!r},"
-            f" source={self.metadata.get('source', '?')!r})"
+            f"{calibrated} source={self.metadata.get('source', '?')!r})"
         )
 
     def __eq__(self, other: object) -> bool:
@@ -412,7 +511,7 @@ class EmbedFilter:
             return NotImplemented
         return self.kind == other.kind and all(
             np.array_equal(getattr(self, name), getattr(other, name))
-            for name in ("components", "component_indices", "singular_values")
+            for name in ("components", "component_indices", "singular_values", "mean", "ranges")
         )
 
     __hash__ = None  # type: ignore[assignment]
@@ -420,7 +519,10 @@ class EmbedFilter:
     def _core_filter(self) -> _core.PackedFilter:
         # Two threads may both pack at first use; one of the two is then dropped.
         if self._packed is None:
-            self._packed = _core.PackedFilter(self.components)
+            bias = None
+            if self.mean is not None:
+                bias = (-self.components.astype(np.float64) @ self.mean).astype(np.float32)
+            self._packed = _core.PackedFilter(self.components, bias)
         return self._packed
 
 

@@ -6,11 +6,14 @@ tensor                shape        type
 components            (k, d)       F32, orthonormal rows in nested order
 component_indices     (k,)         I64, ranks in descending order of singular value
 singular_values       (d,)         F64, descending
+mean                  (d,)         F32, of a calibrated filter only
+ranges                (2, k)       F32, least and greatest values, likewise
 ====================  ===========  ===================================================
 
 The metadata are strings: format_version, kind, d, k, and those of `EmbedFilter.metadata`
-(source, revision, tensor, dtype, rows, fingerprint, version). A filtered embedding is
-``y = x @ components.T``.
+(source, revision, tensor, dtype, rows, fingerprint, version, and the settings of a
+calibration). A filtered embedding is ``y = x @ components.T``, of a calibrated filter, whose
+components are orthogonal but of unequal length, ``y = (x - mean) @ components.T``.
 """
 
 from __future__ import annotations
@@ -38,11 +41,14 @@ _TYPES: dict[str, tuple[str, np.dtype[Any]]] = {
     "component_indices": ("I64", np.dtype("<i8")),
     "singular_values": ("F64", np.dtype("<f8")),
 }
+_CALIBRATED_TYPES = {**_TYPES, "mean": ("F32", np.dtype("<f4")), "ranges": ("F32", np.dtype("<f4"))}
 _EXPECTED = "expected a filter as 'embedfilter fit' writes it"
 _OWN_KEYS = ("format_version", "kind", "d", "k")
 # Rounding components to float32 changes a product of two of them by 1e-7; what is further
 # from orthonormal has been damaged.
 _ORTHONORMAL = 1e-5
+# Calibration leaves lengths about 1: within a factor of 104, with as many components as can be.
+_LEAST_LENGTH, _LARGEST_LENGTH = 1e-3, 1e3
 _BLOCK_ROWS = 256
 
 
@@ -51,7 +57,7 @@ def save_filter(f: EmbedFilter, path: Path) -> None:
     from safetensors.numpy import save  # noqa: PLC0415 - only where a file is written
 
     data = save(
-        {name: getattr(f, name) for name in _TYPES},
+        {name: getattr(f, name) for name in (_TYPES if f.mean is None else _CALIBRATED_TYPES)},
         metadata={
             **f.metadata,
             "format_version": FORMAT_VERSION,
@@ -91,13 +97,20 @@ def _read(path: Path, file: SafetensorsFile) -> EmbedFilter:
     expected = f"a filter of format version {FORMAT_VERSION}"
     _check(path, version == FORMAT_VERSION, expected, f"version {version!r}")
     names = ", ".join(shown(name) for name in sorted(file.tensors)[:10])
-    _check(path, set(file.tensors) == set(_TYPES), f"the tensors {', '.join(_TYPES)}", names)
+    types = _CALIBRATED_TYPES if "mean" in file.tensors else _TYPES
+    _check(path, set(file.tensors) == set(types), f"the tensors {', '.join(types)}", names)
     d, k = (_size(path, metadata, key) for key in ("d", "k"))
     _check(path, d <= MAX_HIDDEN_SIZE, f"at most {MAX_HIDDEN_SIZE} as metadata 'd'", str(d))
     _check(path, k <= d, f"at most d, {d}, as metadata 'k'", str(k))
-    shapes = {"components": (k, d), "component_indices": (k,), "singular_values": (d,)}
+    shapes = {
+        "components": (k, d),
+        "component_indices": (k,),
+        "singular_values": (d,),
+        "mean": (d,),
+        "ranges": (2, k),
+    }
     arrays: dict[str, NDArray[Any]] = {}
-    for name, (stored_type, dtype) in _TYPES.items():
+    for name, (stored_type, dtype) in types.items():
         info = file.tensors[name]
         _check(
             path,
@@ -130,7 +143,7 @@ def _size(path: Path, metadata: dict[str, str], key: str) -> int:
 
 
 def _check_values(path: Path, arrays: dict[str, NDArray[Any]], d: int) -> None:
-    """Check the numbers themselves: finite, in order, in range, orthonormal."""
+    """Check the numbers themselves: finite, in order, in range, orthogonal."""
     components, indices = arrays["components"], arrays["component_indices"]
     sigma = arrays["singular_values"]
     valid = bool((indices >= 0).all() and (indices < d).all())
@@ -144,13 +157,33 @@ def _check_values(path: Path, arrays: dict[str, NDArray[Any]], d: int) -> None:
     ordered = bool(descending and np.isfinite(sigma).all())
     _check(path, ordered, "singular values that are finite and descending", "others")
     _check(path, bool(np.isfinite(components).all()), "finite components", "NaN or infinity")
+    if "mean" in arrays:
+        lengths = np.linalg.norm(components.astype(np.float64), axis=1, keepdims=True)
+        ordinary = bool(((lengths > _LEAST_LENGTH) & (lengths < _LARGEST_LENGTH)).all())
+        expected = f"components of a length from {_LEAST_LENGTH:g} to {_LARGEST_LENGTH:g}"
+        _check(path, ordinary, expected, f"{lengths.min():.3g} to {lengths.max():.3g}")
+        _check_calibration(path, components, arrays["mean"], arrays["ranges"])
+        components = (components / lengths).astype(np.float32)
     distance = _distance_from_orthonormal(components)
     _check(
         path,
         distance < _ORTHONORMAL,
-        "orthonormal components",
+        "orthogonal components" if "mean" in arrays else "orthonormal components",
         f"products up to {distance:.2g} from those of orthonormal rows",
     )
+
+
+def _check_calibration(
+    path: Path, components: NDArray[Any], mean: NDArray[Any], ranges: NDArray[Any]
+) -> None:
+    _check(path, bool(np.isfinite(mean).all()), "a finite mean", "NaN or infinity")
+    with np.errstate(over="ignore"):
+        projected = (components.astype(np.float64) @ mean).astype(np.float32)
+    _check(path, bool(np.isfinite(projected).all()), "a mean that float32 can project", "a larger")
+    with np.errstate(over="ignore", invalid="ignore"):
+        steps = (ranges[1] - ranges[0]) / np.float32(255)
+    ascending = bool(np.isfinite(ranges).all() and np.isfinite(steps).all() and (steps > 0).all())
+    _check(path, ascending, "ranges that are finite and ascending", "others")
 
 
 def _distance_from_orthonormal(components: NDArray[np.float32]) -> float:

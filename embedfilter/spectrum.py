@@ -18,9 +18,18 @@ from embedfilter.embeddings import core_view
 if TYPE_CHECKING:
     from embedfilter.checkpoints import Unembedding
 
-__all__ = ["KINDS", "Spectrum", "SpectrumError", "kept_directions", "resolve_n_components"]
+__all__ = [
+    "KINDS",
+    "Spectrum",
+    "SpectrumError",
+    "check_cuts",
+    "check_n_components",
+    "kept_directions",
+    "resolve_n_components",
+    "with_signs",
+]
 
-KINDS = ("edge", "head", "tail", "mid", "random", "identity")
+KINDS = ("edge", "late", "head", "tail", "mid", "random", "identity")
 
 DEFAULT_RATIO = 2
 RANDOM_SEED = 0  # the "random" kind is a fixed choice: the same filter every time
@@ -109,7 +118,7 @@ class Spectrum:
                 wanted = np.concatenate([ranks, np.arange(_N_PEEL)])
                 sigma, directions = _decompose(gram, wanted, n_threads)
                 if _was_peeled_by(basis, sigma, directions[len(ranks) :]):
-                    return cls(sigma, _with_signs(directions[: len(ranks)]))
+                    return cls(sigma, with_signs(directions[: len(ranks)]))
         exact = _sum_gram(W, None, n_threads, progress)
         diagonal = np.diagonal(exact)
         largest = float(diagonal.max())  # NaN where there is one
@@ -124,7 +133,7 @@ class Spectrum:
                 + found
             )
         sigma, directions = _decompose(exact, ranks, n_threads)
-        return cls(sigma, _with_signs(directions))
+        return cls(sigma, with_signs(directions))
 
 
 def _decompose(
@@ -216,7 +225,7 @@ def _with_progress(
             bar.update(len(rows))
 
 
-def _with_signs(directions: NDArray[np.float64]) -> NDArray[np.float64]:
+def with_signs(directions: NDArray[np.float64]) -> NDArray[np.float64]:
     """Make each row's entry of largest magnitude positive, in place, and return the rows.
 
     Magnitudes that float32 cannot tell apart count as equal and the first decides, so that
@@ -284,13 +293,16 @@ def check_n_components(n_components: int, largest: int) -> int:
 def kept_directions(kind: str, d: int, k: int) -> NDArray[np.int64]:
     """Return the ranks, in descending order of singular value, of the directions kept.
 
-    Source: the reference code of arXiv 2606.07502 for the sets. The order is ours, and is
-    nested: any prefix of it is what the kind keeps with fewer components.
+    Source: the reference code of arXiv 2606.07502 for the sets, except that of "late", which
+    is ours: always without the last eighth, the rest of the cut at the large singular values
+    (docs/calibration.md has what it is worth). The order is ours, and is nested: any prefix of
+    it is what the kind keeps with fewer components.
 
     ==========  =====================================  ===================================
     kind        directions kept                        order
     ==========  =====================================  ===================================
     edge        (d-k)//2 ... (d-k)//2 + k - 1          from the middle outwards
+    late        e-k ... e-1, with e = floor(7 d / 8)   e-1, e-2 ... 0, then e, e+1 ... d-1
     identity    all                                    from the middle outwards, as edge
     head        the last k                             from the last
     tail        the first k                            from the first
@@ -315,6 +327,9 @@ def kept_directions(kind: str, d: int, k: int) -> NDArray[np.int64]:
         starts = (d - np.arange(k + 1)) // 2
         sizes = np.arange(1, k + 1)
         order = np.where(starts[1:] < starts[:-1], starts[1:], starts[1:] + sizes - 1)
+    elif kind == "late":
+        end = 7 * d // 8
+        order = np.concatenate([np.arange(end - 1, -1, -1), np.arange(end, d)])[:k]
     elif kind == "head":
         order = np.arange(d - 1, d - 1 - k, -1)
     elif kind == "tail":

@@ -53,3 +53,20 @@ def unit_rows(Y: NDArray) -> NDArray:
     """Return the rows scaled to unit length; rows of zeros stay."""
     norms = np.linalg.norm(Y, axis=1, keepdims=True)
     return Y / np.where(norms == 0, 1, norms)
+
+
+def calibrated(P: NDArray, X: NDArray, whitening: float) -> tuple[NDArray, NDArray, float]:
+    """Return components and mean, as y = C (x - mean), and shrinkage of a calibrated filter.
+
+    P (p, d) has the filter's components. Straight from the definitions: the covariance is
+    shrunk before it is decomposed, and the mean is that of all of the embeddings.
+    """
+    P, X = np.asarray(P, np.float64), np.asarray(X, np.float64)
+    Y = X @ P.T
+    n, p = Y.shape
+    C = np.cov(Y.T, bias=True).reshape(p, p)
+    t, q = np.trace(C), np.trace(C @ C)
+    rho = min(1.0, ((1 - 2 / p) * q + t**2) / ((n + 1 - 2 / p) * (q - t**2 / p)))
+    values, axes = np.linalg.eigh((1 - rho) * C + rho * t / p * np.eye(p))
+    scales = (values[::-1] + 3 * t / p) ** (-whitening / 2)
+    return scales[:, np.newaxis] * (axes.T[::-1] @ P), X.mean(axis=0), rho

@@ -123,7 +123,7 @@ def spectrum_line(text: str) -> str:
     ("kind", "n_components"),
     [
         ("identity", 64),
-        *itertools.product(("edge", "head", "tail", "mid", "random"), (1, 2, 31, 63, 64)),
+        *itertools.product(("edge", "late", "head", "tail", "mid", "random"), (1, 2, 31, 63, 64)),
     ],
 )
 def test_the_spectrum_marks_what_is_kept(

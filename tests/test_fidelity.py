@@ -22,6 +22,7 @@ import embedfilter
 from embedfilter import EmbedFilter
 from embedfilter.checkpoints import Unembedding
 from embedfilter.demo import TEMPLATES
+from embedfilter.spectrum import kept_directions
 
 RATIOS = (2, 4, 8)
 
@@ -138,12 +139,23 @@ def test_nested_for_every_size(smollm2: Path) -> None:
 
 
 @pytest.mark.parametrize("d", [2, 3, 4, 5, 7, 8, 33])
-@pytest.mark.parametrize("kind", ["edge", "head", "tail", "mid", "random"])
+@pytest.mark.parametrize("kind", ["edge", "late", "head", "tail", "mid", "random"])
 def test_every_kind_is_nested(rng: np.random.Generator, d: int, kind: str) -> None:
     W = head_with_spectrum(rng, 50, np.geomspace(3, 1, d))
     whole = EmbedFilter.from_matrix(W, kind=kind, ratio=1)
     for j in range(1, d + 1):
         assert whole.truncate(j) == EmbedFilter.from_matrix(W, kind=kind, n_components=j)
+
+
+@pytest.mark.parametrize("d", [1, 2, 7, 8, 9, 16, 33, 576])
+def test_late_ends_where_the_last_eighth_begins(d: int) -> None:
+    """Whatever the size, and only where there is no other direction left is it kept."""
+    end = d * 7 // 8
+    for k in range(1, d + 1):
+        kept = kept_directions("late", d, k)
+        expected = np.arange(end - k, end) if k <= end else np.arange(k)
+        assert np.array_equal(np.sort(kept), expected)
+        assert np.array_equal(kept, kept_directions("late", d, d)[:k])
 
 
 def test_the_same_weights_give_the_same_filter_to_the_bit(smollm2: Path) -> None:

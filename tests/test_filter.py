@@ -270,7 +270,7 @@ def test_saved_and_loaded(f: EmbedFilter, X: NDArray, tmp_path: Path) -> None:
     assert EmbedFilter.load(str(path)) == f.truncate(5)
 
 
-@pytest.mark.parametrize("kind", ["edge", "head", "tail", "mid", "random", "identity"])
+@pytest.mark.parametrize("kind", ["edge", "late", "head", "tail", "mid", "random", "identity"])
 def test_every_kind_is_saved(W: NDArray, kind: str, tmp_path: Path) -> None:
     f = EmbedFilter.from_matrix(W, kind=kind)
     f.save(tmp_path / "f")

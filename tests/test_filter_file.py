@@ -109,6 +109,56 @@ def test_filter_files(saved: Path, change, message: str) -> None:
     assert str(saved) in str(raised.value)
 
 
+def scaled(row: int, factor: float):
+    def edit(tensor: NDArray) -> NDArray:
+        tensor = tensor.copy()
+        tensor[row] *= factor
+        return tensor
+
+    return edit
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda t, m: t.pop("mean"), "the tensors components, .*found .*ranges"),
+        (lambda t, m: t.pop("ranges"), "the tensors .*mean, ranges, found 'component_indices', .*"),
+        (lambda t, m: t.update(more=np.ones(3)), "the tensors .*found .*more"),
+        (set_tensor("mean", lambda t: t[:-1]), r"'mean' of .* \(48,\), found F32 and \(47,\)"),
+        (set_tensor("mean", lambda t: t.astype("f8")), r"'mean' of type F32 .*found F64"),
+        (set_tensor("mean", with_value(0, np.nan)), "a finite mean, found NaN or infinity"),
+        (set_tensor("mean", with_value(0, -np.inf)), "a finite mean, found NaN or infinity"),
+        (set_tensor("mean", lambda t: t * 0 + 3e38), "a mean that float32 can project"),
+        (set_tensor("ranges", lambda t: t.T.copy()), r"'ranges' of .* \(2, 24\), found F32 and"),
+        (set_tensor("ranges", lambda t: t.astype("f2")), "'ranges' of type F32 .*found F16"),
+        (set_tensor("ranges", lambda t: t[::-1].copy()), "ranges that are finite and ascending"),
+        (set_tensor("ranges", with_value((0, 3), np.nan)), "ranges that are finite and ascending"),
+        (set_tensor("ranges", with_value((1, 3), np.inf)), "ranges that are finite and ascending"),
+        (
+            set_tensor("ranges", lambda t: np.float32([[-3e38], [3e38]]) + 0 * t),
+            "ranges that are finite and ascending",
+        ),
+        (set_tensor("components", with_value(3, np.nan)), "finite components, found NaN"),
+        (set_tensor("components", scaled(3, 0)), "a length from 0.001 to 1000, found 0 to"),
+        (set_tensor("components", scaled(3, 1e-4)), "a length from 0.001 to 1000"),
+        (set_tensor("components", scaled(3, 1e36)), "a length from 0.001 to 1000"),
+        (
+            set_tensor("components", lambda t: t[[0, 0, *range(2, K)]]),
+            "expected orthogonal components, found products up to",
+        ),
+    ],
+)
+def test_files_of_calibrated_filters(f: EmbedFilter, saved: Path, change, message: str) -> None:
+    g = f.calibrate(np.random.default_rng(3).standard_normal((50, D)))
+    g.save(saved)
+    rewrite(saved, set_metadata("calibration_rows", "many"))  # metadata are not relied on
+    assert EmbedFilter.load(saved) == g
+    rewrite(saved, change)
+    with pytest.raises(FilterFileError, match=message) as raised:
+        EmbedFilter.load(saved)
+    assert str(saved) in str(raised.value)
+
+
 @pytest.mark.parametrize("size", [0, 7, 8, 100, -1])
 def test_truncated_filter_files(saved: Path, size: int) -> None:
     data = saved.read_bytes()

@@ -39,12 +39,13 @@ def gram(*blocks: NDArray, basis: NDArray | None = None, n_threads: int = 1) -> 
 def project(
     C: NDArray, X: NDArray, precision: str = "float32", normalize: bool = False,
     starts: NDArray | None = None, steps: NDArray | None = None, n_threads: int = 1,
+    bias: NDArray | None = None,
 ) -> NDArray:  # fmt: skip
     width = -(-len(C) // 8) if precision == "ubinary" else len(C)
     stored = {"ubinary": "uint8", "bfloat16": "uint16"}.get(precision, precision)
     # Every element must be written: start from a value that no result has.
     out = np.full((len(X), width), 77, stored)
-    _core.PackedFilter(np.ascontiguousarray(C, np.float32)).project(
+    _core.PackedFilter(np.ascontiguousarray(C, np.float32), bias).project(
         core_view(X), out, precision, normalize, starts, steps, n_threads
     )
     return out
@@ -273,6 +274,29 @@ def test_normalising_rows_of_extreme_length(
     expected = wide / np.linalg.norm(wide, axis=1, keepdims=True)
     tolerance = 2e-6 if scale > 1e-37 else 1e-5  # products that are subnormal lose digits
     np.testing.assert_allclose(project(C, X, normalize=True), expected, rtol=0, atol=tolerance)
+
+
+@pytest.mark.parametrize("k", WIDTHS)
+@pytest.mark.parametrize("n", [1, 2, 5, 24, 25, 130])
+def test_bias(isa: str, rng: np.random.Generator, k: int, n: int) -> None:
+    """Of a single row, of few rows and of many, each of which is computed in its own way."""
+    C = rng.standard_normal((k, 19)).astype(np.float32)
+    X = rng.standard_normal((n, 19)).astype(np.float32)
+    bias = rng.standard_normal(k).astype(np.float32)
+    result = project(C, X, bias=bias)
+    # Added to the finished product, in float32: to the bit.
+    assert np.array_equal(result, project(C, X) + bias)
+    wide = X.astype(np.float64) @ C.T.astype(np.float64) + bias
+    np.testing.assert_allclose(result, wide, rtol=0, atol=1e-5)
+    assert np.array_equal(result, on_scalar(project, C, X, bias=bias))
+    for n_threads in (2, 3):
+        assert np.array_equal(project(C, X, bias=bias, n_threads=n_threads), result)
+    assert np.array_equal(project(C, X[-1:], bias=bias), result[-1:])
+    lengths = np.linalg.norm(wide, axis=1, keepdims=True)
+    normalised = project(C, X, bias=bias, normalize=True)
+    np.testing.assert_allclose(normalised, wide / lengths, rtol=0, atol=2e-5 / lengths.min())
+    assert np.array_equal(project(C, X, "ubinary", bias=bias), np.packbits(result > 0, axis=1))
+    assert np.array_equal(project(C, X, "float16", bias=bias), result.astype(np.float16))
 
 
 # ---- conversions: the identity as filter shows each element as it went in or out --

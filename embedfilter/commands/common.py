@@ -1,0 +1,63 @@
+"""What the commands share: types and options, reading and printing."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import click
+
+__all__ = [
+    "BLOCK_BYTES",
+    "CHECKPOINT",
+    "PATH",
+    "is_same_file",
+    "json_option",
+    "print_text",
+    "revision_option",
+    "threads_option",
+]
+
+PATH = click.Path(path_type=Path)
+CHECKPOINT = click.Path(path_type=str)  # a string, since it may be the id of a model on the Hub
+BLOCK_BYTES = 16 << 20  # of a file that is streamed
+_Command = Callable[..., Any]
+
+
+def threads_option(command: _Command) -> _Command:
+    """Add the option --threads."""
+    return click.option(
+        "--threads",
+        "n_threads",
+        type=int,
+        help="Threads to use.  [default: EMBEDFILTER_NUM_THREADS, OPENBLAS_NUM_THREADS or"
+        " OMP_NUM_THREADS, else all processors]",
+    )(command)
+
+
+def revision_option(command: _Command) -> _Command:
+    """Add the option --revision."""
+    return click.option(
+        "--revision", help="Of a model on the Hub: a branch, a tag or a commit.  [default: main]"
+    )(command)
+
+
+def json_option(command: _Command) -> _Command:
+    """Add the option --json."""
+    return click.option("--json", "as_json", is_flag=True, help="Print JSON.")(command)
+
+
+def print_text(text: str) -> None:
+    """Print text; what the stream cannot encode, such as a path's odd bytes, as escapes."""
+    encoding = sys.stdout.encoding or "utf-8"
+    click.echo(text.encode(encoding, "backslashreplace").decode(encoding))
+
+
+def is_same_file(path: Path, other: Path) -> bool:
+    """Tell whether two paths lead to the same file, which exists."""
+    try:
+        return path.samefile(other)
+    except OSError:  # one of them does not exist
+        return False
