@@ -130,9 +130,8 @@ main.add_command(calibrate)
 def fit(checkpoint: str, output: Path, as_json: bool, **options: Any) -> None:
     """Fit a filter to a model's unembedding matrix.
 
-    CHECKPOINT is a safetensors file, the index of a sharded checkpoint
-    (.safetensors.index.json), a GGUF file, a folder that holds one of these, or the id of a
-    model on the Hugging Face Hub.
+    CHECKPOINT is a model's folder, a file (.safetensors, .gguf, .bin, .pt, .npy, .npz or the
+    index of a sharded checkpoint), or the id of a model on the Hugging Face Hub.
 
     \b
     Example:

@@ -127,9 +127,10 @@ class EmbedFilter:
 
         Parameters
         ----------
-        source : path or array
-            A folder, a file (.safetensors, .safetensors.index.json, .gguf), a matrix, or the
-            id of a model on the Hugging Face Hub, "owner/name".
+        source : path, open model or array
+            A model's folder, a file (.safetensors, .gguf, .bin, .pt, .npy, .npz or the index of
+            a sharded checkpoint), the id of a model on the Hugging Face Hub, "owner/name", an
+            open torch model or a matrix.
         ratio : number, optional
             Keep ``floor(d / ratio)`` of the d directions. 2 if `n_components` is not given
             either.

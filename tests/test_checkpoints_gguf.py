@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import hashlib
 import importlib.util
+import itertools
 import os
+import tracemalloc
 from pathlib import Path
 
 import gguf
@@ -263,6 +265,37 @@ def test_damaged_scales_come_out_as_they_are_without_a_warning(tmp_path):
     assert np.isnan(rows[0, :32]).all()
     assert not np.isfinite(rows[1, :32]).any()
     assert np.isfinite(rows[2:]).all()
+
+
+def test_type_that_the_installed_gguf_does_not_decode(tmp_path, monkeypatch):
+    path = tmp_path / "model.gguf"
+    write(path, {"output.weight": ("IQ4_NL", stored("IQ4_NL"))})
+    monkeypatch.setattr(gguf, "GGMLQuantizationType", {})
+    with (
+        open_unembedding(path) as W,
+        pytest.raises(CheckpointError, match="does not decode IQ4_NL: .*pip install -U gguf"),
+    ):
+        W.rows(0, 1)
+
+
+@pytest.mark.parametrize(("number", "row_bytes"), [(14, 16 * 210), (8, 128 * 34)])
+def test_head_of_a_large_model_takes_little_memory(tmp_path, number, row_bytes):
+    """A sparse file of 128256 x 4096 in Q6_K and Q8_0; some of its rows are real."""
+    V_large, d = 128_256, 4096
+    path = tmp_path / "large.gguf"
+    start = gguf_file(tensors=(gguf_tensor("output.weight", (d, V_large), number),), data=b"")
+    with path.open("wb") as file:
+        file.write(start)
+        file.truncate(len(start) + V_large * row_bytes)
+    tracemalloc.start()
+    try:
+        with open_unembedding(path) as W:
+            for _, rows in itertools.islice(W.blocks(), 5):
+                assert rows.shape == (1024, d)
+                assert not rows.any()
+        assert tracemalloc.get_traced_memory()[1] < 150 << 20
+    finally:
+        tracemalloc.stop()
 
 
 def test_long_token_lists_are_skipped(tmp_path):

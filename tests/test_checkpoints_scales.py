@@ -122,6 +122,12 @@ def test_in_a_file_of_torch(tmp_path):
         np.testing.assert_array_equal(W.rows(0, V), dequantised(codes(), scales(()), (V, D)))
 
 
+def test_scales_of_activations_play_no_part(tmp_path):
+    write(tmp_path, scales(()), "weight_scale", **{"lm_head.input_scale": torch.ones(())})
+    with open_unembedding(tmp_path) as W:
+        np.testing.assert_array_equal(W.rows(0, V), dequantised(codes(), scales(()), (V, D)))
+
+
 def test_tied_and_wrapped(tmp_path):
     tensors = {
         "module.model.embed_tokens.weight": codes(),
