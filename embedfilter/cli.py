@@ -1,4 +1,4 @@
-"""The command line: ``embedfilter fit | apply | inspect | demo``."""
+"""The command line: ``embedfilter fit | apply | inspect | evaluate | demo``."""
 
 from __future__ import annotations
 
@@ -19,6 +19,7 @@ import click
 import numpy as np
 
 import embedfilter
+from embedfilter.commands.evaluate import evaluate
 from embedfilter.errors import EmbedFilterError
 
 if TYPE_CHECKING:
@@ -131,6 +132,9 @@ def _json_option(command: _Command) -> _Command:
 @click.version_option(embedfilter.__version__, prog_name="embedfilter")
 def main() -> None:
     """Better, smaller text embeddings from a language model's own unembedding matrix."""
+
+
+main.add_command(evaluate)
 
 
 @main.command()
