@@ -22,6 +22,7 @@ from embedfilter.errors import CheckpointError, EmbedFilterError, FilterFileErro
 if TYPE_CHECKING:
     from embedfilter._core import available_isas, get_isa, set_isa
     from embedfilter.checkpoints import open_unembedding
+    from embedfilter.evaluation import evaluate
     from embedfilter.filter import EmbedFilter
 
 __all__ = [
@@ -31,6 +32,7 @@ __all__ = [
     "FilterFileError",
     "__version__",
     "available_isas",
+    "evaluate",
     "get_isa",
     "open_unembedding",
     "set_isa",
@@ -39,6 +41,7 @@ __all__ = [
 # Loaded at first use: importing stays light, and where EMBEDFILTER_ISA is wrong, with which the
 # C core refuses to load, the command line can say so in one line.
 _LAZY = {
+    "evaluate": "embedfilter.evaluation",
     "EmbedFilter": "embedfilter.filter",
     "available_isas": "embedfilter._core",
     "get_isa": "embedfilter._core",

@@ -1,4 +1,4 @@
-"""The command line: ``embedfilter fit | apply | inspect | calibrate | demo``."""
+"""The command line: ``embedfilter fit | apply | inspect | calibrate | evaluate | demo``."""
 
 from __future__ import annotations
 
@@ -30,6 +30,7 @@ from embedfilter.commands.common import (
     revision_option,
     threads_option,
 )
+from embedfilter.commands.evaluate import evaluate
 from embedfilter.errors import EmbedFilterError
 
 if TYPE_CHECKING:
@@ -106,6 +107,7 @@ def main() -> None:
 
 
 main.add_command(calibrate)
+main.add_command(evaluate)
 
 
 @main.command()

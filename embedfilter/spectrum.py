@@ -281,12 +281,12 @@ def resolve_n_components(
     return k
 
 
-def check_n_components(n_components: int, largest: int) -> int:
-    """Return `n_components` as an int from 1 to `largest`, or raise."""
+def check_n_components(n_components: int, largest: int, name: str = "n_components") -> int:
+    """Return `n_components` as an int from 1 to `largest`, or raise, naming the argument."""
     if isinstance(n_components, bool) or not isinstance(n_components, Integral):
-        raise TypeError(f"n_components: expected an integer, found {n_components!r}")
+        raise TypeError(f"{name}: expected an integer, found {n_components!r}")
     if not 1 <= n_components <= largest:
-        raise ValueError(f"n_components: expected from 1 to {largest}, found {n_components}")
+        raise ValueError(f"{name}: expected from 1 to {largest}, found {n_components}")
     return int(n_components)
 
 

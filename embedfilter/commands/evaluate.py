@@ -1,0 +1,174 @@
+"""``embedfilter evaluate``: whether a filter helps."""
+
+from __future__ import annotations
+
+import csv
+from pathlib import Path
+from typing import Any
+
+import click
+
+from embedfilter.commands.common import PATH, json_option, print_text, read_rows
+from embedfilter.errors import EmbedFilterError
+
+__all__ = ["evaluate"]
+
+_Table = list[dict[str, str]]
+
+
+def _integers(ctx: click.Context, option: click.Parameter, value: str | None) -> list[int] | None:
+    try:
+        return None if value is None else [int(part) for part in value.split(",")]
+    except ValueError:
+        message = f"expected integers with commas between them, found {value!r}"
+        raise click.BadParameter(message, ctx, option) from None
+
+
+@click.command()
+@click.argument("embeddings", type=PATH)
+@click.option("--filter", "filter_file", type=PATH, help="The filter file to compare.")
+@click.option("--model", help="A checkpoint, instead: filters of its head are compared.")
+@click.option(
+    "--pairs",
+    "pairs_file",
+    type=PATH,
+    help="A .tsv file with a header and a column 'score'. With columns 'first' and 'second', row"
+    " numbers from 0; otherwise EMBEDDINGS has the first texts of all pairs, then the second.",
+)
+@click.option(
+    "--labels",
+    "labels_file",
+    type=PATH,
+    help="A file with a label a line, or a .tsv file with a header and a column 'label'.",
+)
+@click.option(
+    "--queries", "queries_file", type=PATH, help="A .npy file; EMBEDDINGS are documents then."
+)
+@click.option(
+    "--qrels",
+    "qrels_file",
+    type=PATH,
+    help="A .tsv file with a header and columns 'query' and 'document', row numbers from 0, and"
+    " 'relevance' if it is not always 1.",
+)
+@click.option(
+    "--dimensions",
+    metavar="K,K,...",
+    callback=_integers,
+    help="Compare at these.  [default: d, d/2, d/4, d/8]",
+)
+@click.option("-k", type=int, default=10, show_default=True, help="Of nDCG, recall and neighbours.")
+@click.option("-o", "--output", type=PATH, help="Write an HTML page to this file, too.")
+@json_option
+def evaluate(
+    embeddings: Path,
+    filter_file: Path | None,
+    model: str | None,
+    output: Path | None,
+    as_json: bool,
+    pairs_file: Path | None,
+    labels_file: Path | None,
+    queries_file: Path | None,
+    qrels_file: Path | None,
+    **options: Any,
+) -> None:
+    """Find out whether a filter helps, and what helps more.
+
+    Compares a filter with no filter, PCA, whitening and others on embeddings of your own, by
+    scored pairs, labels or relevance judgements; with none of them it tells how the spaces look.
+    EMBEDDINGS is a .npy file (n, d) of embeddings that are not filtered yet.
+
+    \b
+    Example:
+      embedfilter evaluate embeddings.npy --model path/to/model --labels labels.txt
+    """  # noqa: D301 - click takes the backspace for "do not wrap"
+    import embedfilter  # noqa: PLC0415 - commands import what they alone need
+    from embedfilter.atomic import check_target  # noqa: PLC0415
+
+    if output is not None:
+        check_target(output)  # found out before the work, not after
+    if filter_file is not None and model is not None:
+        raise EmbedFilterError(
+            f"--filter, --model: expected one of them, found {filter_file} and {model}"
+        )
+    source = model if filter_file is None else embedfilter.EmbedFilter.load(filter_file)
+    judged: dict[str, Any] = {}
+    if pairs_file is not None:
+        judged |= _read_pairs(pairs_file)
+    if labels_file is not None:
+        judged["labels"] = _read_labels(labels_file)
+    if queries_file is not None:
+        judged["queries"] = read_rows(queries_file)
+    if qrels_file is not None:
+        judged["qrels"] = _read_qrels(qrels_file)
+    evaluation = embedfilter.evaluate(read_rows(embeddings), source, **judged, **options)
+    if output is not None:
+        evaluation.save_html(output)
+    print_text(evaluation.to_json() if as_json else str(evaluation))
+
+
+def _read_lines(path: Path) -> list[str]:
+    try:
+        lines = path.read_text(encoding="utf-8-sig").splitlines()
+    except UnicodeDecodeError as error:
+        raise EmbedFilterError(f"{path}: expected UTF-8 text, found {error.reason}") from None
+    if not lines:
+        raise EmbedFilterError(f"{path}: expected a line for each item, found an empty file")
+    return lines
+
+
+def _read_table(path: Path, needed: list[str]) -> _Table:
+    """Return the rows of a .tsv file by the names in its header."""
+    lines = _read_lines(path)
+    names = lines[0].split("\t")
+    missing = [name for name in needed if name not in names]
+    if missing:
+        raise EmbedFilterError(
+            f"{path}: expected a header line with {', '.join(map(repr, needed))}, found"
+            f" {', '.join(map(repr, names))[:200]}"
+        )
+    # Texts beside the numbers may hold quotes that mean nothing.
+    rows = list(csv.DictReader(lines, delimiter="\t", quoting=csv.QUOTE_NONE))
+    for number, row in enumerate(rows, 2):
+        if any(row[name] is None for name in needed):
+            raise EmbedFilterError(
+                f"{path}: expected {len(names)} columns, found fewer in line {number}"
+            )
+    return rows
+
+
+def _column(path: Path, table: _Table, name: str) -> list[float]:
+    numbers = []
+    for number, row in enumerate(table, 2):
+        try:
+            numbers.append(float(row[name]))
+        except ValueError:
+            raise EmbedFilterError(
+                f"{path}: expected a number in column {name!r}, found {row[name]!r} in line"
+                f" {number}"
+            ) from None
+    return numbers
+
+
+def _read_pairs(path: Path) -> dict[str, Any]:
+    table = _read_table(path, ["score"])
+    scores = _column(path, table, "score")
+    if not table or not {"first", "second"} <= set(table[0]):
+        return {"scores": scores}
+    rows = [_column(path, table, name) for name in ("first", "second")]
+    return {"scores": scores, "pairs": list(zip(*rows, strict=True))}
+
+
+def _read_labels(path: Path) -> list[str]:
+    lines = _read_lines(path)
+    if "\t" not in lines[0]:
+        return lines
+    return [row["label"] for row in _read_table(path, ["label"])]
+
+
+def _read_qrels(path: Path) -> list[tuple[float, ...]]:
+    table = _read_table(path, ["query", "document"])
+    names = ["query", "document"]
+    if table and "relevance" in table[0]:
+        names.append("relevance")
+    return list(zip(*(_column(path, table, name) for name in names), strict=True))

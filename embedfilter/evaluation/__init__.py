@@ -1,0 +1,183 @@
+"""Whether a filter helps: methods compared on a user's own embeddings."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+try:
+    import scipy  # noqa: F401
+    import sklearn  # noqa: F401
+except ImportError as error:
+    raise ImportError(
+        "evaluating needs scikit-learn and SciPy: pip install 'embedfilter[evaluate]'"
+    ) from error
+
+from embedfilter.evaluation.inputs import as_dimensions, as_filters, as_task
+from embedfilter.evaluation.measures import Measure
+from embedfilter.evaluation.methods import NO_FILTER, Method, all_methods
+from embedfilter.evaluation.report import Evaluation, Result
+from embedfilter.evaluation.split import halves
+from embedfilter.evaluation.tasks import Task, unit_rows
+from embedfilter.evaluation.verdicts import (
+    CANNOT_TELL,
+    Advice,
+    Key,
+    advise,
+    compare,
+)
+
+__all__ = ["Evaluation", "Result", "evaluate"]
+
+_OVERALL = "mean of the measures"
+_UNJUDGED = (
+    "These figures describe the space; none says that a method is better. For a recommendation"
+    " give scored pairs, labels or relevance judgements."
+)
+
+
+def evaluate(
+    X: Any,
+    source: Any = None,
+    *,
+    pairs: Any = None,
+    scores: Any = None,
+    labels: Any = None,
+    queries: Any = None,
+    qrels: Any = None,
+    dimensions: Sequence[int] | None = None,
+    k: int = 10,
+) -> Evaluation:
+    """Compare a filter with its alternatives on embeddings of one's own.
+
+    At each number of dimensions: no filter, the filter, first coordinates, random directions,
+    PCA, whitening, mean removal, all-but-the-top, and the calibrated filter. The rows are split
+    in two halves; what is fitted to data is fitted on one and scored on the other, both ways,
+    and every method is scored on the same rows. The same arguments give the same result.
+
+    Parameters
+    ----------
+    X : (n, d) array-like of float16, bfloat16, float32 or float64
+        Embeddings as the model gives them, not yet filtered: of documents with `qrels`. With
+        `scores`, all first texts of the pairs and then all second ones, or a tuple of two
+        arrays, or any texts and `pairs`.
+    source : EmbedFilter, path, open model or array, optional
+        A filter, or what `EmbedFilter.from_checkpoint` takes. With none, no filter is compared.
+    pairs : (m, 2) ints, optional
+        Row numbers of X.
+    scores : (m,) numbers, optional
+        How alike the two texts of each pair are. Measured: Spearman's correlation.
+    labels : (n,) array-like, optional
+        Measured: 1-NN and logistic-regression accuracy, and V-measure of k-means clusters.
+    queries : (q, d) array-like, optional
+    qrels : (m, 2) or (m, 3) numbers, optional
+        Row number of the query, of the document, and relevance. Measured: nDCG and recall at k,
+        and MRR.
+    dimensions : sequence of int, optional
+        By default d, d/2, d/4 and d/8.
+    k : int
+        Of nDCG, recall and, with nothing to judge by, the neighbours compared.
+
+    Returns
+    -------
+    Evaluation
+
+    Raises
+    ------
+    ImportError
+        If scikit-learn or SciPy is not installed.
+    TypeError, ValueError
+        For arguments that do not fit together, too few rows, NaN, constant scores or one label.
+
+    Warns
+    -----
+    UserWarning
+        If rows are duplicates, a sample was taken, or the halves could not be kept apart.
+    """
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        task = as_task(
+            X, pairs=pairs, scores=scores, labels=labels, queries=queries, qrels=qrels, k=k
+        )
+        d = task.X.shape[1]
+        wanted = as_dimensions(dimensions, d)
+        filters = as_filters(source, d, wanted)
+        side = halves(unit_rows(task.X), task.links, task.order)
+    for warning in caught:
+        warnings.warn(str(warning.message), warning.category, stacklevel=2)
+    notes = [str(warning.message) for warning in caught]
+
+    scored: dict[Key, dict[str, list[Measure]]] = {}
+    methods = all_methods(d, filters)
+    notes += _too_few_rows(methods, wanted, side)
+    for half in (False, True):
+        for method, k_kept, measures in _score_half(task, methods, wanted, side, half):
+            of_method = scored.setdefault((method.name, k_kept), {})
+            for name, measure in measures.items():
+                of_method.setdefault(name, []).append(measure)
+    return _summary(task, scored, list(filters), notes)
+
+
+def _score_half(
+    task: Task, methods: list[Method], wanted: list[int], side: NDArray[np.bool_], half: bool
+) -> Iterator[tuple[Method, int, dict[str, Measure]]]:
+    """Score one half of the rows by methods fitted on the other."""
+    scored = side == half
+    for method in methods:
+        apply = method.fit(task.X[~scored])
+        for k in _possible(method, wanted, side):
+            unit = unit_rows(apply(task.X, k))
+            yield method, k, task.score(unit, ~scored, scored, int(half))
+
+
+def _possible(method: Method, wanted: list[int], side: NDArray[np.bool_]) -> list[int]:
+    """Return the dimensions that a method can give, fitted on either half."""
+    fitted = min(np.count_nonzero(side), np.count_nonzero(~side))
+    return [k for k in method.dimensions(wanted) if k < fitted or not method.needs_rows]
+
+
+def _too_few_rows(methods: list[Method], wanted: list[int], side: NDArray[np.bool_]) -> list[str]:
+    notes = []
+    for method in methods:
+        left_out = set(method.dimensions(wanted)) - set(_possible(method, wanted, side))
+        if left_out:
+            notes.append(
+                f"{method.name} at {', '.join(map(str, sorted(left_out)))} dimensions is left out:"
+                " half of the rows are not enough to fit it"
+            )
+    return notes
+
+
+def _summary(
+    task: Task,
+    scored: dict[Key, dict[str, list[Measure]]],
+    filters: list[str],
+    notes: list[str],
+) -> Evaluation:
+    n_rows, d = task.X.shape
+    means = {
+        key: {name: Measure.mean(halves) for name, halves in of_method.items()}
+        for key, of_method in scored.items()
+    }
+    base = means[NO_FILTER, d]
+    overall = {key: Measure.mean(list(of_method.values())) for key, of_method in means.items()}
+    results = []
+    for key, of_method in means.items():
+        figures = {
+            name: compare(measure, base[name], is_judged=task.is_judged)
+            for name, measure in of_method.items()
+        }
+        verdict = CANNOT_TELL
+        if task.is_judged and key[0] != NO_FILTER:
+            verdict = compare(overall[key], overall[NO_FILTER, d], is_judged=True).verdict or ""
+        results.append(Result(*key, figures, None if key[0] == NO_FILTER else verdict))
+    if task.is_judged:
+        measure = next(iter(base)) if len(base) == 1 else _OVERALL
+        advice = advise(overall, filters, measure)
+    else:
+        advice = Advice(_UNJUDGED, None, {})
+    return Evaluation(task.name, n_rows, d, tuple(results), advice, tuple(notes))

@@ -1,0 +1,210 @@
+"""What users hand over to be evaluated, checked."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from embedfilter.embeddings import as_embeddings, bad_rows_message
+from embedfilter.evaluation.tasks import Labels, Pairs, Relevance, Space, Task
+from embedfilter.filter import EmbedFilter
+from embedfilter.spectrum import KINDS, check_n_components
+
+__all__ = ["as_dimensions", "as_filters", "as_task"]
+
+_Rows = NDArray[np.float32]
+# Kinds of filter that are compared, where a model is given.
+_KINDS = tuple(kind for kind in ("edge", "late") if kind in KINDS)
+_LEAST_ROWS = 2
+
+
+def as_task(
+    X: Any, *, pairs: Any, scores: Any, labels: Any, queries: Any, qrels: Any, k: int
+) -> Task:
+    """Return the task that the arguments of `evaluate` ask for, or raise."""
+    k = check_n_components(k, 1_000_000, "k")
+    given = {
+        "scores": scores is not None,
+        "labels": labels is not None,
+        "qrels": qrels is not None,
+    }
+    asked = [name for name, is_given in given.items() if is_given]
+    if len(asked) > 1:
+        raise ValueError(f"{', '.join(asked)}: expected one of them, found {len(asked)}")
+    for name, value, partner in (("pairs", pairs, "scores"), ("queries", queries, "qrels")):
+        if value is not None and partner not in asked:
+            raise ValueError(f"{name}: expected {partner} with it, found None")
+    if scores is not None:
+        return _pairs(X, pairs, scores)
+    rows = _rows(X, "X")
+    if labels is not None:
+        return Labels(rows, _labels(labels, len(rows)))
+    if qrels is not None:
+        if queries is None:
+            raise ValueError("qrels: expected queries with it, found None")
+        return _relevance(rows, _rows(queries, "queries", rows.shape[1]), qrels, k)
+    return Space(rows, k)
+
+
+def as_filters(source: Any, d: int, dimensions: list[int]) -> dict[str, EmbedFilter]:
+    """Return the filters to compare at these numbers of dimensions, by name."""
+    if source is None:
+        return {}
+    # Kind "late" has no more than 7/8 of the directions.
+    widest = min(max((k for k in dimensions if k < d), default=d // 2), 7 * d // 8)
+    filters = _load_filters(source, max(1, widest))
+    for f in filters:
+        if f.n_features_in != d:
+            raise ValueError(
+                f"X: expected rows of {f.n_features_in}, as {f.metadata.get('source')} has,"
+                f" found rows of {d}"
+            )
+    # A filter that keeps all is a rotation: no filter.
+    return {f.kind: f.truncate(min(f.n_components, d - 1)) for f in filters if d > 1}
+
+
+def _load_filters(source: Any, widest: int) -> list[EmbedFilter]:
+    if isinstance(source, EmbedFilter):
+        return [source]
+    from embedfilter.filter_file import is_filter_file  # noqa: PLC0415 - light import
+
+    if isinstance(source, (str, Path)) and is_filter_file(Path(source)):
+        return [EmbedFilter.load(source)]
+    return [EmbedFilter.from_checkpoint(source, n_components=widest, kind=kind) for kind in _KINDS]
+
+
+def as_dimensions(dimensions: Any, d: int) -> list[int]:
+    """Return the numbers of dimensions to compare at, descending; by default d, d/2, d/4, d/8."""
+    if dimensions is None:
+        dimensions = [d // ratio for ratio in (1, 2, 4, 8) if d // ratio]
+    try:
+        wanted = list(dimensions)
+    except TypeError:
+        raise TypeError(f"dimensions: expected integers, found {dimensions!r}") from None
+    if not wanted:
+        raise ValueError("dimensions: expected at least one, found none")
+    return sorted({check_n_components(k, d, "dimensions") for k in wanted}, reverse=True)
+
+
+def _rows(X: Any, name: str, d: int | None = None) -> _Rows:
+    """Return embeddings as float32 (n, d), finite, or raise."""
+    array = X if hasattr(X, "shape") else np.asarray(X)
+    if len(array.shape) != 2:
+        raise ValueError(f"{name}: expected (n, d), found shape {tuple(array.shape)}")
+    n, width = array.shape
+    if n < _LEAST_ROWS or width < 1:
+        raise ValueError(
+            f"{name}: expected at least {_LEAST_ROWS} rows of embeddings, found {n} of {width}"
+        )
+    _, given = as_embeddings(X, width if d is None else d, name=name)
+    with np.errstate(over="ignore"):
+        rows = given.astype(np.float32)
+    if not np.isfinite(rows).all():
+        raise ValueError(bad_rows_message(rows, name))
+    return rows
+
+
+def _numbers(values: Any, name: str) -> NDArray[np.float64]:
+    try:
+        numbers = np.asarray(values, np.float64)
+    except (TypeError, ValueError) as error:
+        raise TypeError(f"{name}: expected numbers: {error}") from None
+    if not np.isfinite(numbers).all():
+        raise ValueError(f"{name}: expected finite numbers, found NaN or infinity")
+    return numbers
+
+
+def _indices(values: Any, name: str, n: int, of: str) -> NDArray[np.int64]:
+    """Return row numbers from 0 to n - 1, or raise."""
+    numbers = _numbers(values, name)
+    indices = numbers.astype(np.int64)
+    wrong = (indices != numbers) | (indices < 0) | (indices >= n)
+    if wrong.any():
+        found = numbers.reshape(-1)[int(np.argmax(wrong))]
+        raise ValueError(
+            f"{name}: expected row numbers of {of}, integers from 0 to {n - 1}, found {found:g}"
+        )
+    return indices
+
+
+def _pairs(X: Any, pairs: Any, scores: Any) -> Pairs:
+    if isinstance(X, tuple):
+        if len(X) != 2 or pairs is not None:
+            raise ValueError(
+                "X: expected two arrays, and no pairs, or one array, found a tuple of"
+                f" {len(X)}{' and pairs' if pairs is not None else ''}"
+            )
+        first = _rows(X[0], "X[0]")
+        second = _rows(X[1], "X[1]", first.shape[1])
+        if len(first) != len(second):
+            raise ValueError(
+                f"X: expected two arrays of one length, found {len(first)} and {len(second)} rows"
+            )
+        rows = np.concatenate([first, second])
+    else:
+        rows = _rows(X, "X")
+    values = _numbers(scores, "scores")
+    if pairs is None:
+        if values.shape != (len(rows) // 2,) or len(rows) % 2:
+            raise ValueError(
+                "scores: expected one for each pair of rows, the first of all pairs and then the"
+                f" second of all, found shape {values.shape} for {len(rows)} rows"
+            )
+        n = len(values)
+        return _scored(rows, np.stack([np.arange(n), np.arange(n) + n], axis=1), values)
+    indices = _indices(pairs, "pairs", len(rows), "X")
+    if indices.ndim != 2 or indices.shape[1] != 2:
+        raise ValueError(f"pairs: expected shape (m, 2), found {indices.shape}")
+    if values.shape != (len(indices),):
+        raise ValueError(
+            f"scores: expected {len(indices)}, one for each pair, found shape {values.shape}"
+        )
+    return _scored(rows, indices, values)
+
+
+def _scored(rows: _Rows, pairs: NDArray[np.int64], scores: NDArray[np.float64]) -> Pairs:
+    if len(scores) < _LEAST_ROWS or np.ptp(scores) == 0:
+        raise ValueError(
+            "scores: expected at least two that differ, found"
+            f" {'one value' if len(scores) else 'none'}"
+        )
+    return Pairs(rows, pairs, scores)
+
+
+def _labels(labels: Any, n: int) -> NDArray[np.int64]:
+    given = np.asarray(labels)
+    if given.shape != (n,):
+        raise ValueError(f"labels: expected {n}, one for each row of X, found shape {given.shape}")
+    if given.dtype.kind == "f" and np.isnan(given).any():
+        raise ValueError("labels: expected a label for each row, found NaN")
+    if given.dtype == object:
+        given = given.astype(str)
+    values, numbers = np.unique(given, return_inverse=True)
+    if len(values) < 2:
+        raise ValueError(f"labels: expected at least two different ones, found only {values[0]!r}")
+    return np.asarray(numbers, np.int64)
+
+
+def _relevance(documents: _Rows, queries: _Rows, qrels: Any, k: int) -> Relevance:
+    table = _numbers(qrels, "qrels")
+    if table.ndim != 2 or table.shape[1] not in (2, 3):
+        raise ValueError(
+            "qrels: expected rows of query, document and, if not 1, relevance, found shape"
+            f" {table.shape}"
+        )
+    of_query = _indices(table[:, 0], "qrels", len(queries), "queries")
+    of_document = _indices(table[:, 1], "qrels", len(documents), "X")
+    judgements = np.stack([of_query, of_document], axis=1)
+    if len(np.unique(judgements, axis=0)) != len(judgements):
+        raise ValueError("qrels: expected one judgement of a query and document, found several")
+    gains = table[:, 2] if table.shape[1] == 3 else np.ones(len(table))
+    relevant = gains > 0
+    if not relevant.any():
+        raise ValueError("qrels: expected a relevance over 0, found none")
+    return Relevance(
+        np.concatenate([documents, queries]), len(documents), judgements[relevant],
+        gains[relevant], k,
+    )  # fmt: skip

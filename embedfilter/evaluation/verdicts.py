@@ -1,0 +1,191 @@
+"""What the figures say: a verdict in words for each method, and a recommendation."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+import numpy as np
+
+from embedfilter.evaluation.measures import Measure
+from embedfilter.evaluation.methods import CALIBRATED, CONTROLS, NO_FILTER, PCA_NAME
+
+__all__ = [
+    "BETTER",
+    "CANNOT_TELL",
+    "MARGIN",
+    "SAME",
+    "WORSE",
+    "Advice",
+    "Figure",
+    "Key",
+    "advise",
+    "compare",
+    "format_share",
+]
+
+BETTER, SAME, WORSE, CANNOT_TELL = "better", "same", "worse", "cannot tell"
+# Differences under a point are of no use to anyone, however sure they are.
+MARGIN = 0.01
+_INTERVAL = (2.5, 97.5)
+
+Key = tuple[str, int]  # the name of a method, and the number of dimensions
+
+
+@dataclass(frozen=True)
+class Figure:
+    """One measure of one method.
+
+    Attributes
+    ----------
+    value : float
+    difference : float
+        To that of no filter.
+    low, high : float or None
+        The 95 % interval of the difference, by a paired bootstrap; None where there is none.
+    verdict : str or None
+        "better", "same" (the interval lies within a point), "worse" or "cannot tell"; None
+        where more is not better.
+    """
+
+    value: float
+    difference: float
+    low: float | None
+    high: float | None
+    verdict: str | None
+
+
+@dataclass(frozen=True)
+class Advice:
+    """A recommendation.
+
+    Attributes
+    ----------
+    text : str
+    use_filter : bool or None
+        Whether to use one of the filters that were compared, calibrated or not; None if there
+        was none, or nothing to judge it by.
+    best : dict
+        The method to take by number of dimensions.
+    """
+
+    text: str
+    use_filter: bool | None
+    best: dict[int, str]
+
+
+def compare(ours: Measure, theirs: Measure, *, is_judged: bool) -> Figure:
+    """Compare a measure with that of no filter, on the same rows."""
+    difference = ours.value - theirs.value
+    draws = ours.draws - theirs.draws
+    if np.isnan(draws).any():
+        return Figure(ours.value, difference, None, None, None)
+    low, high = (float(edge) for edge in np.percentile(draws, _INTERVAL))
+    return Figure(ours.value, difference, low, high, _verdict(low, high) if is_judged else None)
+
+
+def _verdict(low: float, high: float) -> str:
+    if low >= -MARGIN and high <= MARGIN:
+        return SAME
+    if low > 0:
+        return BETTER
+    return WORSE if high < 0 else CANNOT_TELL
+
+
+def advise(scores: dict[Key, Measure], filters: Iterable[str], measure: str) -> Advice:
+    """Recommend methods from their scores.
+
+    A filter is recommended where it is better than no filter, or not worse and better than
+    every way to cut dimensions that knows nothing, and PCA is not better than it.
+
+    Parameters
+    ----------
+    scores : dict
+        Of each method and number of dimensions; of several measures, their mean.
+    filters : iterable of str
+        The names of the methods that are filters.
+    measure : str
+        What the scores are.
+    """
+    filters = list(filters)
+    judge = _Judge(scores)
+    best = judge.best(filters)
+    alone = [key for key in scores if key[0] in filters and judge.helps(*key)]
+    calibrated = [key for key in scores if filters and key[0] == CALIBRATED and judge.helps(*key)]
+
+    said = []
+    if alone:
+        key = max(alone, key=lambda key: scores[key].value)
+        said.append(f"Use the {key[0]} filter here: {judge.sentence(*key, measure)}.")
+    elif filters:
+        said.append(
+            f"Do not use the {' or the '.join(filters)} filter here"
+            f"{' by itself' if calibrated else ''}: at no dimension is it better than no filter,"
+            " or as good and better than cutting dimensions without it."
+        )
+    if calibrated:
+        key = max(calibrated, key=lambda key: scores[key].value)
+        said.append(f"Calibrated, it is better than PCA: {judge.sentence(*key, measure)}.")
+    chosen = [judge.sentence(name, k, measure) for k, name in sorted(best.items(), reverse=True)]
+    said.append(f"Best here: {'; '.join(chosen)}.")
+    return Advice(" ".join(said), bool(alone or calibrated) if filters else None, best)
+
+
+class _Judge:
+    """Compares scores pair by pair."""
+
+    def __init__(self, scores: dict[Key, Measure]) -> None:
+        self.scores = scores
+        ((self.base, self.d),) = [key for key in scores if key[0] == NO_FILTER]
+
+    def against_none(self, name: str, k: int) -> Figure:
+        none = self.scores[self.base, self.d]
+        return compare(self.scores[name, k], none, is_judged=True)
+
+    def beats(self, name: str, other: str, k: int) -> bool:
+        """Tell whether one method is surely better than another with as many dimensions."""
+        if (other, k) not in self.scores:
+            return False
+        low, _ = np.percentile(self.scores[name, k].draws - self.scores[other, k].draws, _INTERVAL)
+        return bool(low > 0)
+
+    def helps(self, name: str, k: int) -> bool:
+        """Tell whether a filter, calibrated or not, does what cheaper ways do not."""
+        verdict = self.against_none(name, k).verdict
+        if verdict == WORSE or self.beats(PCA_NAME, name, k):
+            return False
+        if name == CALIBRATED:
+            return self.beats(name, PCA_NAME, k)
+        return verdict == BETTER or all(self.beats(name, control, k) for control in CONTROLS)
+
+    def best(self, filters: list[str]) -> dict[int, str]:
+        """Return the best method for each dimension.
+
+        Filters only where they help; instead of no filter only what is surely better.
+        """
+        found: dict[int, str] = {}
+        for name, k in self.scores:
+            if name in CONTROLS or (name in filters and not self.helps(name, k)):
+                continue
+            if k == self.d and name != self.base and self.against_none(name, k).verdict != BETTER:
+                continue
+            if k not in found or self.scores[name, k].value > self.scores[found[k], k].value:
+                found[k] = name
+        return found
+
+    def sentence(self, name: str, k: int, measure: str) -> str:
+        """Return what a method reaches, in words."""
+        figure = self.against_none(name, k)
+        value = f"{name} at {k} dimensions ({measure} {format_share(figure.value)}"
+        if name == NO_FILTER or figure.low is None or figure.high is None:
+            return value + ")"
+        return (
+            f"{value}, {format_share(figure.difference, sign=True)}"
+            f" [{format_share(figure.low, sign=True)}, {format_share(figure.high, sign=True)}]:"
+            f" {figure.verdict})"
+        )
+
+
+def format_share(value: float, *, sign: bool = False) -> str:
+    """Write a share in points of 100."""
+    return f"{100 * value:{'+' if sign else ''}.1f}"
