@@ -48,7 +48,8 @@ ef_status ef_eigh(double *matrix, double *values, size_t d, const int64_t *wante
         return EF_TOO_LARGE;
     if (!upper_finite(matrix, d, &detail->row))
         return EF_NOT_FINITE;
-    const size_t lwork = 1 + 4 * d + d * d; /* dstedc's; the others take less */
+    size_t lwork = 1 + 4 * d + d * d; /* dstedc's; dormtr's is n_wanted at least */
+    lwork = lwork < n_wanted ? n_wanted : lwork;
     const size_t bytes = (d * d + 2 * d + lwork) * sizeof(double) + (3 + 5 * d) * sizeof(int);
     double *z = malloc(bytes);
     if (z == NULL) {

@@ -57,7 +57,9 @@ typedef struct ef_matrix {
 
 /* Number of instruction sets that this build *and* this machine can run, and their
  * names, best first: "avx2" or "neon"; then always "generic", which leaves the products to
- * OpenBLAS and is chosen where neither exists; and "scalar", the oracle of the tests. */
+ * OpenBLAS and is chosen where neither exists; and "scalar", the oracle of the tests. Under
+ * "generic" the last bits may depend on the batch and the number of threads, and a filter that
+ * was made under another set goes through the scalar kernels. */
 size_t ef_isa_count(void);
 const char *ef_isa_name(size_t index); /* index < ef_isa_count() */
 
@@ -94,7 +96,8 @@ void ef_dequantize(ef_block_type type, const unsigned char *blocks, size_t n, fl
 /* ---- Gram matrix (gram.c) ----------------------------------------------- */
 
 /* W^T W of a matrix W (n, d) that comes in blocks of rows, whatever n. Its memory is
- * 4 d^2 bytes and about 4 MiB. */
+ * 4 d^2 bytes (8 d^2 for p = 0 under "generic"), a chunk of about 4 MiB or 256 rows, and
+ * 72 d bytes a thread. */
 typedef struct ef_gram ef_gram;
 
 enum { EF_MAX_COLUMNS = 32766 }; /* of W: LAPACK's work sizes are 32-bit */

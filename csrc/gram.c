@@ -286,6 +286,7 @@ static void multiply_chunk(ef_gram *gram, size_t n_threads) {
 ef_status ef_gram_add(ef_gram *gram, ef_matrix w, size_t n_threads, ef_detail *detail) {
     packing job = {.kernels = ef_active_kernels(), .gram = gram};
     const size_t padded = gram->n_panels * gram->width;
+    n_threads = ef_least(n_threads, ceil_div(w.n_rows, PACK_ROWS) + 1);
     const size_t bytes = n_threads * (PACK_ROWS + 1) * padded * sizeof(double);
     job.scratch = malloc(bytes);
     if (job.scratch == NULL) {

@@ -8,6 +8,7 @@
 #include "quantize.h"
 #include "rows.h"
 
+#include <limits.h>
 #include <math.h>
 #include <stdatomic.h>
 #include <stdlib.h>
@@ -47,12 +48,14 @@ static float *copy_of(const float *values, size_t n) {
 ef_status ef_filter_new(const float *components, const float *bias, size_t k, size_t d,
                         ef_filter **filter, ef_detail *detail) {
     const size_t n_used = k / EF_PANEL + (k % EF_PANEL != 0), n_panels = n_used + n_used % 2;
+    const bool by_openblas = ef_active_kernels()->products_by_openblas;
+    if (by_openblas && (d > INT_MAX || k > INT_MAX - 2 * EF_PANEL)) /* its sizes are int */
+        return EF_TOO_LARGE;
     /* A block of rows, too, is a fraction of this. */
     if (d > SIZE_MAX / (4 * OPENBLAS_ROWS * sizeof(float) * EF_PANEL) / (n_panels + 1))
         return EF_TOO_LARGE;
     const size_t bytes = n_panels * d * EF_PANEL * sizeof(float);
     ef_filter *new = malloc(sizeof *new);
-    const bool by_openblas = ef_active_kernels()->products_by_openblas;
     float *plain = by_openblas ? copy_of(components, k * d) : NULL;
     float *own_bias = bias != NULL ? copy_of(bias, k) : NULL;
     void *panels = NULL;

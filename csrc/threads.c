@@ -52,7 +52,7 @@ static void relax(void) {
 #endif
 }
 
-/* Takes the mutex, which is never held for long: a call into the kernel would take longer. */
+/* Takes the mutex. As a rule it is held for less time than a call into the kernel takes. */
 static void lock_pool(void) {
     for (int i = 0; i < 1000; i++) {
         if (pthread_mutex_trylock(&pool.mutex) == 0)
@@ -113,9 +113,12 @@ static void *worker(void *number_as_pointer) {
     for (;;) {
         spin_for_loop(seen);
         lock_pool();
-        while (!(pool.open && pool.generation != seen && number < pool.n_threads)) {
-            seen = pool.generation; /* full or over: not ours */
+        if (pool.generation == seen)
             pthread_cond_wait(&pool.wake, &pool.mutex);
+        if (!pool.open || pool.generation == seen || number >= pool.n_threads) {
+            seen = pool.generation; /* full or over: not ours; the next one may come soon */
+            pthread_mutex_unlock(&pool.mutex);
+            continue;
         }
         seen = pool.generation;
         pool.n_inside++;

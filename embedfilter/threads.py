@@ -11,6 +11,7 @@ from pathlib import Path
 __all__ = ["resolve_n_threads"]
 
 _VARIABLES = ("EMBEDFILTER_NUM_THREADS", "OPENBLAS_NUM_THREADS", "OMP_NUM_THREADS")
+_UNLIMITED = 1 << 30
 
 
 def resolve_n_threads(n_threads: int | None) -> int:
@@ -56,18 +57,17 @@ def _from_environment() -> int:
         text = os.environ.get(variable, "").split(",")[0].strip()
         if text.isascii() and text.isdigit() and len(text) < 10 and int(text) > 0:
             return int(text)
-    return available_cpus()
+    return _UNLIMITED
 
 
 @functools.cache
 def _cgroup_quota() -> int:
-    """Return the whole processors of the tightest CPU quota above us; a huge number if none."""
-    unlimited = 1 << 30
+    """Return the whole processors of the tightest CPU quota above us, or _UNLIMITED."""
     try:
         membership = Path("/proc/self/cgroup").read_text(encoding="ascii").splitlines()
     except (OSError, UnicodeDecodeError):
-        return unlimited
-    quota = unlimited
+        return _UNLIMITED
+    quota = _UNLIMITED
     for line in membership:
         _, controllers, path = line.split(":", 2)
         if controllers == "":  # version 2: one tree
@@ -87,12 +87,12 @@ def _upwards(root: Path, path: str) -> list[Path]:
 
 
 def _quota(quota_file: Path, period_file: Path | None) -> int:
-    """Return ceil(quota / period), or a huge number where there is no quota."""
+    """Return ceil(quota / period), or _UNLIMITED where there is no quota."""
     try:
         words = quota_file.read_text(encoding="ascii").split()
         if period_file is not None:
             words += period_file.read_text(encoding="ascii").split()
         quota, period = int(words[0]), int(words[1])
     except (OSError, ValueError, IndexError):  # no such file, or "max"
-        return 1 << 30
-    return math.ceil(quota / period) if quota > 0 and period > 0 else 1 << 30
+        return _UNLIMITED
+    return math.ceil(quota / period) if quota > 0 and period > 0 else _UNLIMITED

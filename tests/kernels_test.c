@@ -160,6 +160,8 @@ static void test_gram(size_t n) {
 }
 
 static void test_panel(size_t n) {
+    if (best->panel_f32 == oracle->panel_f32)
+        return;
     const size_t stride = EF_PANEL + n % 7;
     float *src = floats((n + 1) * stride), *a = floats(n * EF_PANEL), *b = floats(n * EF_PANEL);
     best->panel_f32(src, stride, n, a);

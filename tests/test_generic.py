@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 import embedfilter
-from embedfilter import EmbedFilter
+from embedfilter import EmbedFilter, _core
 
 
 @pytest.fixture(autouse=True)
@@ -46,6 +46,26 @@ def test_a_filter_serves_whichever_path_comes(rng: np.random.Generator) -> None:
     by_kernels = made_for_kernels.transform(X)
     embedfilter.set_isa("generic")
     np.testing.assert_array_equal(made_for_kernels.transform(X), by_kernels)
+
+
+def test_it_is_openblas_that_multiplies(rng: np.random.Generator) -> None:
+    # Its sums run in another order than the kernels', which agree to the bit with one another.
+    f, X = made_filter(rng, 300, 600), rng.standard_normal((500, 600), np.float32)
+    by_openblas, alone = f.transform(X), np.array([f.transform(x) for x in X[:50]])
+    np.testing.assert_allclose(alone, by_openblas[:50], atol=1e-6)
+    embedfilter.set_isa("scalar")
+    by_kernels = f.transform(X)
+    assert not np.array_equal(by_openblas, by_kernels)
+    np.testing.assert_allclose(by_openblas, by_kernels, atol=1e-6)
+
+
+def test_a_sum_with_a_basis_is_exact(rng: np.random.Generator) -> None:
+    W = rng.standard_normal((3000, 70), np.float32)
+    total, gram = _core.Gram(70, np.eye(2, 70, dtype=np.float32)), np.zeros((70, 70))
+    total.add(W, 2)
+    total.finish(gram, 2)
+    expected = np.triu(W.astype(np.float64).T @ W.astype(np.float64))
+    np.testing.assert_allclose(gram, expected, rtol=1e-12, atol=1e-9)
 
 
 def test_bad_rows(rng: np.random.Generator) -> None:

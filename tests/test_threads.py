@@ -8,6 +8,7 @@ import signal
 import sys
 import threading
 import time
+from collections.abc import Iterator
 
 import numpy as np
 import pytest
@@ -17,9 +18,11 @@ from embedfilter.threads import available_cpus, resolve_n_threads
 
 
 @pytest.fixture
-def no_variables(monkeypatch: pytest.MonkeyPatch) -> None:
+def no_variables(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     for name in ("EMBEDFILTER_NUM_THREADS", "OPENBLAS_NUM_THREADS", "OMP_NUM_THREADS"):
         monkeypatch.delenv(name, raising=False)
+    threads._from_environment.cache_clear()
+    yield
     threads._from_environment.cache_clear()
 
 
@@ -46,6 +49,13 @@ def test_default(monkeypatch: pytest.MonkeyPatch, variables: dict[str, str], n: 
     for name, value in variables.items():
         monkeypatch.setenv(name, value)
     assert resolve_n_threads(None) == n
+
+
+@pytest.mark.usefixtures("no_variables")
+def test_default_follows_the_affinity(monkeypatch: pytest.MonkeyPatch) -> None:
+    for n in (2, 1, 4):
+        monkeypatch.setattr(threads, "available_cpus", lambda n=n: n)
+        assert resolve_n_threads(None) == n
 
 
 @pytest.mark.usefixtures("many_cpus")
