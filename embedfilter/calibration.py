@@ -264,5 +264,4 @@ def _ranges(rows: NDArray[np.float64], deviations: NDArray[np.float64]) -> NDArr
     rows = np.divide(rows, lengths, where=lengths > 0, out=np.zeros_like(rows))
     least = _LEAST_DEVIATIONS * deviations / np.linalg.norm(deviations)
     ends = [np.minimum(rows.min(axis=0), -least), np.maximum(rows.max(axis=0), least)]
-    ranges: NDArray[np.float32] = np.clip(ends, -1, 1).astype(np.float32)
-    return ranges
+    return np.asarray(np.clip(ends, -1, 1), np.float32)
