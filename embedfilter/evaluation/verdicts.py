@@ -144,7 +144,7 @@ class _Judge:
 
     def beats(self, name: str, other: str, k: int) -> bool:
         """Tell whether one method is surely better than another with as many dimensions."""
-        if (other, k) not in self.scores:
+        if not {(name, k), (other, k)} <= set(self.scores):
             return False
         low, _ = np.percentile(self.scores[name, k].draws - self.scores[other, k].draws, _INTERVAL)
         return bool(low > 0)

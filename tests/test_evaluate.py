@@ -1,0 +1,322 @@
+"""What is measured, by SciPy, scikit-learn and by hand; and what is made of it."""
+
+from __future__ import annotations
+
+import json
+import re
+import warnings
+from pathlib import Path
+
+import numpy as np
+import pytest
+import scipy.stats
+from command_line import failure, run, run_code
+from numpy.typing import NDArray
+from oracle import head_with_spectrum, model_like_spectrum, unit_rows
+from scipy.sparse import csr_array
+from sklearn.decomposition import PCA
+from sklearn.metrics import ndcg_score, v_measure_score
+
+from embedfilter import EmbedFilter, evaluate
+from embedfilter.evaluation import Evaluation, measures
+from embedfilter.evaluation.split import halves
+
+D = 32
+
+
+def figure(evaluation: Evaluation, method: str, dimension: int, measure: str):
+    (result,) = [r for r in evaluation.results if (r.method, r.dimension) == (method, dimension)]
+    return result.figures[measure]
+
+
+@pytest.fixture
+def head(rng: np.random.Generator) -> NDArray:
+    return head_with_spectrum(rng, 400, model_like_spectrum(D, 25))
+
+
+def embeddings_that_lean(head: NDArray, labels: NDArray, rng: np.random.Generator) -> NDArray:
+    """Return rows whose labels lie in the bulk, and noise in the edge, of a head."""
+    directions = np.linalg.svd(head)[2]
+    centres = rng.standard_normal((labels.max() + 1, D // 2))
+    coordinates = 3 * rng.standard_normal((len(labels), D))
+    coordinates[:, D // 4 : D // 4 + D // 2] = centres[labels] + 0.7 * rng.standard_normal(
+        (len(labels), D // 2)
+    )
+    return (coordinates @ directions).astype(np.float32)
+
+
+# ---- The measures -----------------------------------------------------------
+
+
+def test_pairs_are_scored_by_fits_on_the_other_half(rng: np.random.Generator) -> None:
+    n, k = 60, 5
+    A, B = rng.standard_normal((2, n, D)).astype(np.float32)
+    B += A
+    scores = rng.permutation(n).astype(float)
+    found = evaluate((A, B), scores=scores, dimensions=[D, k])
+
+    def spearman(a, b, s):
+        cosines = (unit_rows(a.astype(np.float64)) * unit_rows(b.astype(np.float64))).sum(axis=1)
+        return scipy.stats.spearmanr(cosines, s).statistic
+
+    plain, reduced = [], []
+    for half in (0, 1):
+        fitted, scored = slice(1 - half, None, 2), slice(half, None, 2)
+        pca = PCA(k).fit(np.concatenate([A[fitted], B[fitted]]))
+        plain.append(spearman(A[scored], B[scored], scores[scored]))
+        reduced.append(spearman(pca.transform(A[scored]), pca.transform(B[scored]), scores[scored]))
+    assert figure(found, "no filter", D, "Spearman").value == pytest.approx(np.mean(plain))
+    assert figure(found, "PCA", k, "Spearman").value == pytest.approx(np.mean(reduced))
+
+
+def test_pairs_by_row_numbers(rng: np.random.Generator) -> None:
+    X = rng.standard_normal((60, D))
+    pairs = rng.permutation(60).reshape(30, 2)
+    scores = rng.standard_normal(30)
+    by_number = evaluate(X, pairs=pairs, scores=scores)
+    in_order = evaluate((X[pairs[:, 0]], X[pairs[:, 1]]), scores=scores)
+    assert by_number.results == in_order.results
+
+
+def test_intervals_are_those_of_scipy(rng: np.random.Generator) -> None:
+    values = rng.random(200)
+    drawn = np.percentile(measures.mean_of(values, 0).draws, [2.5, 97.5])
+    expected = scipy.stats.bootstrap(
+        (values,), np.mean, method="percentile", rng=0
+    ).confidence_interval
+    np.testing.assert_allclose(drawn, expected, atol=0.005)
+
+
+def test_neighbours_of_the_same_label(rng: np.random.Generator) -> None:
+    unit = unit_rows(rng.standard_normal((100, 5))).astype(np.float32)
+    labels = rng.integers(0, 3, 100)
+    cosines = unit @ unit.T
+    np.fill_diagonal(cosines, -2)
+    expected = np.mean(labels[cosines.argmax(axis=1)] == labels)
+    assert measures.neighbour_accuracy(unit, labels, 0).value == pytest.approx(expected)
+
+
+def test_v_measure_of_a_draw(rng: np.random.Generator) -> None:
+    labels, clusters = rng.integers(0, 3, (2, 80))
+    drawn = rng.integers(0, 80, 80)
+    counts = np.bincount(drawn, minlength=80)[np.newaxis].astype(float)
+    (found,) = measures._v_measures(counts, labels, clusters)
+    assert found == pytest.approx(v_measure_score(labels[drawn], clusters[drawn]))
+
+
+def test_separated_clusters_are_found(rng: np.random.Generator) -> None:
+    labels = np.repeat([0, 1], 30)
+    X = np.eye(D)[labels] + 0.01 * rng.standard_normal((60, D))
+    found = evaluate(X, labels=labels, dimensions=[D])
+    for name in ("1-NN accuracy", "classifier accuracy", "V-measure"):
+        assert figure(found, "no filter", D, name).value == pytest.approx(1)
+
+
+def test_rankings_by_hand() -> None:
+    """Ranks 1, 2, 3, 4; relevant, of the first query, the 2nd and the 4th with gain 2."""
+    cosines = np.array([[0.9, 0.8, 0.7, 0.6], [0.1, 0.4, 0.4, 0.2]])
+    gains = np.array([[0, 1, 0, 2.0], [0, 0, 1, 0]])
+    found = measures.ranking(cosines, csr_array(gains), 3, 0)
+    first = (1 / np.log2(3)) / (2 / np.log2(2) + 1 / np.log2(3))
+    second = 1 / np.log2(3)  # of two that tie the earlier comes first
+    assert found["nDCG@3"].value == pytest.approx((first + second) / 2)
+    assert found["recall@3"].value == pytest.approx((1 / 2 + 1) / 2)
+    assert found["MRR"].value == pytest.approx(1 / 2)
+
+
+def test_ndcg_is_that_of_scikit_learn(rng: np.random.Generator) -> None:
+    cosines = rng.random((20, 50))
+    gains = rng.integers(0, 3, (20, 50)).astype(float)
+    found = measures.ranking(cosines, csr_array(gains), 10, 0)
+    assert found["nDCG@10"].value == pytest.approx(ndcg_score(gains, cosines, k=10))
+
+
+def test_the_space_without_judgements(rng: np.random.Generator) -> None:
+    found = evaluate(rng.standard_normal((400, D)))
+    assert figure(found, "no filter", D, "neighbour overlap@10").value == 1
+    assert figure(found, "no filter", D, "mean cosine").value == pytest.approx(0, abs=0.03)
+    assert 0.8 * D < figure(found, "no filter", D, "effective rank").value < D
+    assert figure(found, "PCA", D // 8, "neighbour overlap@10").value < 0.5
+    assert {r.verdict for r in found.results} == {None, "cannot tell"}
+    assert found.advice.use_filter is None
+    assert "scored pairs, labels or relevance" in found.recommendation
+
+
+# ---- The split --------------------------------------------------------------
+
+
+def test_duplicates_and_links_stay_together(rng: np.random.Generator) -> None:
+    X = unit_rows(rng.standard_normal((40, D))).astype(np.float32)
+    X[7] = X[2]
+    X[9] = X[4] * np.float32(1 + 1e-6)
+    links = np.array([[0, 1], [1, 5]])
+    with pytest.warns(UserWarning, match="2 of 40 rows are duplicates of others; .* one half"):
+        side = halves(X, links, np.arange(40))
+    for a, b in ((2, 7), (4, 9), (0, 1), (1, 5)):
+        assert side[a] == side[b]
+    assert side.sum() == pytest.approx(20, abs=2)
+
+
+def test_links_that_join_all_are_given_up(rng: np.random.Generator) -> None:
+    X = unit_rows(rng.standard_normal((40, D))).astype(np.float32)
+    links = np.stack([np.zeros(39, int), np.arange(1, 40)], axis=1)
+    with pytest.warns(UserWarning, match="what crosses the halves is left out"):
+        assert halves(X, links, np.arange(40)).sum() == 20
+
+
+def test_duplicates_are_told(rng: np.random.Generator) -> None:
+    X = rng.standard_normal((40, D))
+    X[3] = X[0]
+    with pytest.warns(UserWarning, match="1 of 40 rows are duplicates"):
+        found = evaluate(X, labels=np.arange(40) % 2, dimensions=[D])
+    assert "duplicates" in found.notes[0]
+
+
+# ---- Verdicts ---------------------------------------------------------------
+
+
+def test_a_filter_that_helps(head: NDArray, rng: np.random.Generator) -> None:
+    labels = np.arange(300) % 5
+    X = embeddings_that_lean(head, labels, rng)
+    found = evaluate(X, EmbedFilter.from_matrix(head, ratio=2), labels=labels)
+    (edge,) = [r for r in found.results if (r.method, r.dimension) == ("edge", D // 2)]
+    assert edge.verdict == "better"
+    assert found.advice.use_filter
+    assert found.recommendation.startswith("Use the edge filter here: edge at 16 dimensions")
+    assert found.advice.best[D // 2] == "edge"
+
+
+def test_a_filter_that_does_not(head: NDArray, rng: np.random.Generator) -> None:
+    """Labels in a few directions that have nothing to do with the head."""
+    labels = np.arange(300) % 5
+    centres = 2 * rng.standard_normal((5, 4)) @ rng.standard_normal((4, D))
+    X = centres[labels] + 2 * rng.standard_normal((300, D))
+    found = evaluate(X, EmbedFilter.from_matrix(head, ratio=2), labels=labels)
+    assert found.advice.use_filter is False
+    assert found.recommendation.startswith("Do not use the edge filter here")
+    assert found.advice.best[D // 8] in ("PCA", "calibrated")
+
+
+def test_the_filter_of_a_real_model(smollm2: Path, demo_embeddings: dict[str, NDArray]) -> None:
+    X = demo_embeddings["Echo"]
+    n = len(X) // 2
+    qrels = [(i, i) for i in range(n)]
+    found = evaluate(X[n:], smollm2, queries=X[:n], qrels=qrels, dimensions=[576, 288])
+    assert found.advice.use_filter
+    assert figure(found, "edge", 288, "MRR").difference > 0
+
+
+@pytest.mark.skipif(not hasattr(EmbedFilter, "calibrate"), reason="there is no calibrate yet")
+def test_calibrated(head: NDArray, rng: np.random.Generator) -> None:
+    labels = np.arange(300) % 5
+    X = embeddings_that_lean(head, labels, rng)
+    found = evaluate(X, EmbedFilter.from_matrix(head, ratio=2), labels=labels)
+    (best,) = [r for r in found.results if (r.method, r.dimension) == ("calibrated", D // 2)]
+    assert best.verdict == "better"
+    assert evaluate(X, labels=labels).advice.use_filter is None
+
+
+def test_the_same_twice_and_as_json(rng: np.random.Generator) -> None:
+    X, labels = rng.standard_normal((60, D)), np.arange(60) % 3
+    found = evaluate(X, labels=labels)
+    assert evaluate(X, labels=labels).to_json() == found.to_json()
+    read = json.loads(found.to_json())
+    assert read["results"][0]["method"] == "no filter"
+    assert read["advice"]["text"] == found.recommendation
+
+
+def test_the_page_and_the_picture(rng: np.random.Generator) -> None:
+    found = evaluate(rng.standard_normal((60, D)), labels=np.arange(60) % 3)
+    injected = Evaluation("labels", 60, D, found.results, found.advice, ("<script>&",))
+    page = injected.to_html()
+    assert page.startswith("<!DOCTYPE html>")
+    assert "&lt;script&gt;&amp;" in page
+    assert not any(word in page for word in ("<script", "http", "src=", "url(", "@import"))
+    assert page.count("<tr>") == len(found.results) + 1
+    assert found._repr_html_() in found.to_html()
+    assert [ax.get_title() for ax in found.plot().axes] == found.measures
+
+
+# ---- Bad input --------------------------------------------------------------
+
+X = np.random.default_rng(0).standard_normal((40, D))
+HALF = np.arange(20.0)
+NAN = np.where(np.arange(40)[:, np.newaxis] == 3, np.nan, X)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({"X": X[:1]}, "X: expected at least 2 rows of embeddings, found 1"),
+        ({"X": X[:4]}, "X: expected at least 5 in each of the two halves of the rows, found 2"),
+        ({"X": X[0]}, "X: expected (n, d), found shape (32,)"),
+        ({"X": NAN}, "X: expected finite numbers, found NaN or infinity in 1 of 40 rows: 3"),
+        ({"X": np.ones((40, D))}, "X: expected rows that differ, found 39 of 40"),
+        ({"X": X, "scores": np.ones(20)}, "scores: expected at least two that differ"),
+        ({"X": X, "scores": HALF[:7]}, "scores: expected one for each pair of rows"),
+        ({"X": X, "scores": [np.nan] * 20}, "scores: expected finite numbers"),
+        ({"X": X, "scores": HALF, "pairs": [[0, 40]] * 20}, "pairs: expected row numbers of X"),
+        ({"X": X, "scores": HALF, "labels": range(40)}, "scores, labels: expected one of them"),
+        ({"X": X, "pairs": [[0, 1]]}, "pairs: expected scores with it"),
+        ({"X": (X, X[:3]), "scores": HALF}, "X: expected two arrays of one length"),
+        ({"X": X, "labels": [1] * 40}, "labels: expected at least two different ones"),
+        ({"X": X, "labels": [1, 2]}, "labels: expected 40, one for each row of X"),
+        ({"X": X, "qrels": [[0, 0]]}, "qrels: expected queries with it"),
+        ({"X": X, "queries": X, "qrels": [[0, 40]]}, "qrels: expected row numbers of X"),
+        ({"X": X, "queries": X, "qrels": [[0, 0, 0]]}, "qrels: expected a relevance over 0"),
+        ({"X": X, "dimensions": [33]}, "dimensions: expected from 1 to 32, found 33"),
+    ],
+)  # fmt: skip
+def test_bad_input(arguments: dict, message: str) -> None:
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # of duplicates, besides
+        with pytest.raises(ValueError, match=re.escape(message)):
+            evaluate(**arguments)
+
+
+def test_a_filter_of_another_width(head: NDArray) -> None:
+    with pytest.raises(ValueError, match="X: expected rows of 32, as array has, found rows of 8"):
+        evaluate(X[:, :8], EmbedFilter.from_matrix(head))
+
+
+def test_without_scikit_learn() -> None:
+    code = "import sys; sys.modules['sklearn'] = None; import embedfilter; embedfilter.evaluate"
+    done = run_code(code, status=1)
+    assert "pip install 'embedfilter[evaluate]'" in done.stderr.splitlines()[-1]
+
+
+# ---- The command ------------------------------------------------------------
+
+
+def test_the_command(head: NDArray, tmp_path: Path, rng: np.random.Generator) -> None:
+    labels = np.arange(200) % 4
+    EmbedFilter.from_matrix(head, ratio=2).save(tmp_path / "f.safetensors")
+    np.save(tmp_path / "x.npy", embeddings_that_lean(head, labels, rng))
+    (tmp_path / "labels.txt").write_text("".join(f"{label}\n" for label in labels))
+    done = run("evaluate", tmp_path / "x.npy", "--filter", tmp_path / "f.safetensors", "--labels",
+               tmp_path / "labels.txt", "--dimensions", "32,16", "-o", tmp_path / "r.html",
+               "--json")  # fmt: skip
+    report = json.loads(done.stdout)
+    assert report["advice"]["use_filter"] is True
+    assert {result["dimension"] for result in report["results"]} == {32, 16}
+    assert report["advice"]["text"] in (tmp_path / "r.html").read_text()
+
+
+def test_the_command_reads_tables(tmp_path: Path) -> None:
+    np.save(tmp_path / "x.npy", X)
+    pairs = "score\ttext\n" + "".join(f'{i}\tsay "{i}\n' for i in range(20))
+    (tmp_path / "pairs.tsv").write_text(pairs)
+    text = run("evaluate", tmp_path / "x.npy", "--pairs", tmp_path / "pairs.tsv").stdout
+    expected = evaluate(X, scores=HALF)
+    assert expected.recommendation in text
+    qrels = "query\tdocument\n" + "".join(f"{i}\t{i}\n" for i in range(40))
+    (tmp_path / "qrels.tsv").write_text(qrels)
+    (tmp_path / "bad.tsv").write_text("query\trelevance\n1\t1\n")
+    np.save(tmp_path / "q.npy", X + 0.1)
+    options = ["--queries", tmp_path / "q.npy", "--qrels"]
+    assert "nDCG@10" in run("evaluate", tmp_path / "x.npy", *options, tmp_path / "qrels.tsv").stdout
+    line = failure("evaluate", tmp_path / "x.npy", *options, tmp_path / "bad.tsv")
+    assert f"{tmp_path / 'bad.tsv'}: expected a header line with 'query', 'document'" in line
+    assert (
+        "--dimensions" in run("evaluate", tmp_path / "x.npy", "--dimensions", "a", status=2).stderr
+    )
