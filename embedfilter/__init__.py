@@ -22,15 +22,19 @@ from embedfilter.errors import CheckpointError, EmbedFilterError, FilterFileErro
 if TYPE_CHECKING:
     from embedfilter._core import available_isas, get_isa, set_isa
     from embedfilter.checkpoints import open_unembedding
+    from embedfilter.diagnostics import diagnose
     from embedfilter.filter import EmbedFilter
+    from embedfilter.lens import LogitLens
 
 __all__ = [
     "CheckpointError",
     "EmbedFilter",
     "EmbedFilterError",
     "FilterFileError",
+    "LogitLens",
     "__version__",
     "available_isas",
+    "diagnose",
     "get_isa",
     "open_unembedding",
     "set_isa",
@@ -40,7 +44,9 @@ __all__ = [
 # C core refuses to load, the command line can say so in one line.
 _LAZY = {
     "EmbedFilter": "embedfilter.filter",
+    "LogitLens": "embedfilter.lens",
     "available_isas": "embedfilter._core",
+    "diagnose": "embedfilter.diagnostics",
     "get_isa": "embedfilter._core",
     "open_unembedding": "embedfilter.checkpoints",
     "set_isa": "embedfilter._core",
