@@ -1,4 +1,4 @@
-"""The command line: ``embedfilter fit | apply | inspect | calibrate | demo``."""
+"""The command line: ``embedfilter fit | apply | inspect | calibrate | lens | plot | demo``."""
 
 from __future__ import annotations
 
@@ -28,8 +28,11 @@ from embedfilter.commands.common import (
     json_option,
     print_text,
     revision_option,
+    tensor_option,
     threads_option,
 )
+from embedfilter.commands.lens import lens
+from embedfilter.commands.plot import plot
 from embedfilter.errors import EmbedFilterError
 
 if TYPE_CHECKING:
@@ -106,6 +109,8 @@ def main() -> None:
 
 
 main.add_command(calibrate)
+main.add_command(lens)
+main.add_command(plot)
 
 
 @main.command()
@@ -123,7 +128,7 @@ main.add_command(calibrate)
     " tail the small ones, mid the middle. To compare with: random keeps a random choice,"
     " identity all.",
 )
-@click.option("--tensor", help="The unembedding matrix's name, where it is not found by itself.")
+@tensor_option
 @revision_option
 @threads_option
 @json_option

@@ -2,21 +2,27 @@
 
 from __future__ import annotations
 
+import contextlib
 import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import click
+import numpy as np
+from numpy.typing import NDArray
 
 __all__ = [
     "BLOCK_BYTES",
     "CHECKPOINT",
     "PATH",
+    "filter_option",
     "is_same_file",
     "json_option",
     "print_text",
+    "read_rows",
     "revision_option",
+    "tensor_option",
     "threads_option",
 ]
 
@@ -44,6 +50,20 @@ def revision_option(command: _Command) -> _Command:
     )(command)
 
 
+def tensor_option(command: _Command) -> _Command:
+    """Add the option --tensor."""
+    return click.option(
+        "--tensor", help="The unembedding matrix's name, where it is not found by itself."
+    )(command)
+
+
+def filter_option(command: _Command) -> _Command:
+    """Add the option --filter."""
+    return click.option(
+        "--filter", "filter_file", type=PATH, help="Show what is left after this filter, too."
+    )(command)
+
+
 def json_option(command: _Command) -> _Command:
     """Add the option --json."""
     return click.option("--json", "as_json", is_flag=True, help="Print JSON.")(command)
@@ -61,3 +81,13 @@ def is_same_file(path: Path, other: Path) -> bool:
         return path.samefile(other)
     except OSError:  # one of them does not exist
         return False
+
+
+def read_rows(path: Path, n_rows: int | None = None) -> NDArray[Any]:
+    """Return the first rows of a .npy file, by default all."""
+    from embedfilter.npy_file import NpyReader  # noqa: PLC0415 - commands import what they need
+
+    with contextlib.closing(NpyReader(path)) as reader:
+        n = reader.shape[0] if n_rows is None else n_rows
+        none = np.empty((0, reader.shape[1]), reader.dtype)
+        return next(reader.blocks(max(n, 1)), none)[:n]
