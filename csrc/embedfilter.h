@@ -181,4 +181,30 @@ size_t ef_output_row_bytes(ef_precision precision, size_t k);
 ef_status ef_project(const ef_filter *filter, ef_matrix x, ef_output form, void *out,
                      size_t n_threads, ef_detail *detail);
 
+/* ---- Logit lens (lens.c) ------------------------------------------------ */
+
+/* The k largest logits W x, and whose they are, of each of n vectors x, over a matrix W (V, d)
+ * that comes in blocks of rows, whatever V. Its memory is 6 n d + 8 n k bytes, and under a MiB
+ * for each thread while rows are added. */
+typedef struct ef_lens ef_lens;
+
+/* Begins with the vectors x (n, d), which are copied; float64 is rounded to float32 first.
+ * n, d, k >= 1. EF_NOT_FINITE, EF_OVERFLOW: row detail.row of x has NaN or infinity, or numbers
+ * that float32 does not hold. EF_TOO_LARGE for k >= 2^32. EF_NO_MEMORY. */
+ef_status ef_lens_new(ef_matrix x, size_t k, ef_lens **lens, ef_detail *detail);
+void ef_lens_free(ef_lens *lens); /* NULL is allowed */
+
+/* Adds the rows of w (m, d), whose ids count on from those before.
+ * A logit is 32 chains of float32 fused multiply-adds whose sums are added in a fixed order, so
+ * the result is the same to the bit for every batch, block of rows, thread count and instruction
+ * set; float64 rows are rounded to float32 first.
+ * EF_NOT_FINITE: row detail.row of w has NaN or infinity. EF_OVERFLOW: it has none, but a logit
+ * of it does not fit float32. EF_TOO_LARGE for 2^32 rows in all. EF_NO_MEMORY. The lens is of no
+ * use after an error. Not for several threads at once. */
+ef_status ef_lens_add(ef_lens *lens, ef_matrix w, size_t n_threads, ef_detail *detail);
+
+/* Writes what was found, each (n, k): by descending logit, equal ones by ascending id. At least
+ * k rows have been added, and no more may be. */
+void ef_lens_finish(ef_lens *lens, int64_t *ids, float *logits);
+
 #endif

@@ -470,7 +470,7 @@ static int module_exec(PyObject *module) {
     const char *isa = getenv("EMBEDFILTER_ISA");
     if (isa != NULL && *isa != '\0' && choose_isa("EMBEDFILTER_ISA", isa) < 0)
         return -1;
-    PyType_Spec *const specs[] = {&gram_spec, &packed_filter_spec};
+    PyType_Spec *const specs[] = {&gram_spec, &packed_filter_spec, &lens_spec};
     for (size_t i = 0; i < sizeof specs / sizeof *specs; i++) {
         PyObject *type = PyType_FromModuleAndSpec(module, specs[i], NULL);
         const int status = type == NULL ? -1 : PyModule_AddType(module, (PyTypeObject *)type);

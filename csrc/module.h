@@ -35,4 +35,7 @@ int threads_from_long(Py_ssize_t value, size_t *n_threads);
 /* Functions that have a file of their own, up to a NULL. */
 extern PyMethodDef dequantize_methods[];
 
+/* The types that have a file of their own. */
+extern PyType_Spec lens_spec;
+
 #endif

@@ -146,12 +146,6 @@ static void gather(const job *j, size_t first, size_t n, block b) {
     }
 }
 
-/* Fetches bytes into the L2 cache. */
-static void prefetch(const char *from, size_t bytes) {
-    for (size_t i = 0; i < bytes; i += 64)
-        __builtin_prefetch(from + i, 0, 2);
-}
-
 /* y = x times panels `begin` to `end` of the filter, for n rows in b. While a panel is used,
  * tile after tile, the next one is fetched, a share with each tile. */
 static void multiply(const job *j, size_t n, block b, size_t begin, size_t end) {
@@ -163,9 +157,9 @@ static void multiply(const job *j, size_t n, block b, size_t begin, size_t end) 
         const size_t share = panel_bytes / n_tiles + 1;
         for (size_t p = begin; p < end; p++) {
             const float *panel = panel_at(f, first, run, p);
-            const char *next = (const char *)panel + panel_bytes;
+            const unsigned char *next = (const unsigned char *)panel + panel_bytes;
             for (size_t t = 0; t < n_tiles; t++) {
-                prefetch(next + t * share, share);
+                ef_prefetch(next + t * share, share);
                 const size_t r = t * EF_TILE;
                 j->kernels->project_f32(b.tiles + r * f->d + first * EF_TILE, panel, run,
                                         b.y + r * padded + p * EF_PANEL, padded, first == 0);
@@ -185,12 +179,6 @@ static void multiply_row(const job *j, const float *x, float *y, size_t begin, s
     }
 }
 
-static void note_bad_row(job *j, size_t row) {
-    size_t known = atomic_load(&j->bad_row);
-    while (row < known && !atomic_compare_exchange_weak(&j->bad_row, &known, row)) {
-    }
-}
-
 /* Gives an output row its final form; y (padded k) is its product. */
 static void finish_row(job *j, size_t row, float *y) {
     unsigned char *out = j->out + row * j->row_bytes;
@@ -198,7 +186,7 @@ static void finish_row(job *j, size_t row, float *y) {
     for (size_t c = 0; bias != NULL && c < j->filter->k; c++)
         y[c] += bias[c];
     if (!ef_finish_row(j->kernels, &j->form, y, j->filter->k, out))
-        note_bad_row(j, row);
+        ef_note_row(&j->bad_row, row);
 }
 
 /* ---- the ways to share the work ------------------------------------------ */
@@ -282,21 +270,6 @@ static void project_by_openblas(job *j, size_t n_threads) {
     }
 }
 
-/* True if the row, in its own type, is finite. */
-static bool row_finite(const ef_kernels *kernels, ef_matrix x, size_t row, float *scratch) {
-    if (x.dtype == EF_F64) {
-        for (size_t i = 0; i < x.n_cols; i++)
-            if (!isfinite(((const double *)ef_row(x, row))[i]))
-                return false;
-        return true;
-    }
-    const float *values = ef_row_f32(kernels, x, row, scratch);
-    for (size_t i = 0; i < x.n_cols; i++)
-        if (!isfinite(values[i]))
-            return false;
-    return true;
-}
-
 ef_status ef_project(const ef_filter *filter, ef_matrix x, ef_output form, void *out,
                      size_t n_threads, ef_detail *detail) {
     const size_t n = x.n_rows;
@@ -334,10 +307,9 @@ ef_status ef_project(const ef_filter *filter, ef_matrix x, ef_output form, void 
         project_few(&j, n_threads);
     else
         ef_parallel_for(n_threads, n_threads, rows_task, &j);
-    ef_status status = EF_OK;
-    detail->row = atomic_load(&j.bad_row);
-    if (detail->row < n)
-        status = row_finite(j.kernels, x, detail->row, j.scratch) ? EF_OVERFLOW : EF_NOT_FINITE;
     free(scratch);
-    return status;
+    detail->row = atomic_load(&j.bad_row);
+    if (detail->row == n)
+        return EF_OK;
+    return ef_row_finite(x, detail->row) ? EF_OVERFLOW : EF_NOT_FINITE;
 }

@@ -22,16 +22,20 @@ from embedfilter.errors import CheckpointError, EmbedFilterError, FilterFileErro
 if TYPE_CHECKING:
     from embedfilter._core import available_isas, get_isa, set_isa
     from embedfilter.checkpoints import open_unembedding
+    from embedfilter.diagnostics import diagnose
     from embedfilter.evaluation import evaluate
     from embedfilter.filter import EmbedFilter
+    from embedfilter.lens import LogitLens
 
 __all__ = [
     "CheckpointError",
     "EmbedFilter",
     "EmbedFilterError",
     "FilterFileError",
+    "LogitLens",
     "__version__",
     "available_isas",
+    "diagnose",
     "evaluate",
     "get_isa",
     "open_unembedding",
@@ -43,7 +47,9 @@ __all__ = [
 _LAZY = {
     "evaluate": "embedfilter.evaluation",
     "EmbedFilter": "embedfilter.filter",
+    "LogitLens": "embedfilter.lens",
     "available_isas": "embedfilter._core",
+    "diagnose": "embedfilter.diagnostics",
     "get_isa": "embedfilter._core",
     "open_unembedding": "embedfilter.checkpoints",
     "set_isa": "embedfilter._core",

@@ -1,4 +1,4 @@
-"""The command line: ``embedfilter fit | apply | inspect | calibrate | evaluate | demo``."""
+"""The command line: one function a command, the larger ones in `commands`."""
 
 from __future__ import annotations
 
@@ -28,9 +28,12 @@ from embedfilter.commands.common import (
     json_option,
     print_text,
     revision_option,
+    tensor_option,
     threads_option,
 )
 from embedfilter.commands.evaluate import evaluate
+from embedfilter.commands.lens import lens
+from embedfilter.commands.plot import plot
 from embedfilter.errors import EmbedFilterError
 
 if TYPE_CHECKING:
@@ -108,6 +111,8 @@ def main() -> None:
 
 main.add_command(calibrate)
 main.add_command(evaluate)
+main.add_command(lens)
+main.add_command(plot)
 
 
 @main.command()
@@ -125,7 +130,7 @@ main.add_command(evaluate)
     " tail the small ones, mid the middle. To compare with: random keeps a random choice,"
     " identity all.",
 )
-@click.option("--tensor", help="The unembedding matrix's name, where it is not found by itself.")
+@tensor_option
 @revision_option
 @threads_option
 @json_option

@@ -507,6 +507,12 @@ class EmbedFilter:
             f"{calibrated} source={self.metadata.get('source', '?')!r})"
         )
 
+    def _repr_html_(self) -> str:
+        """Return the facts of the filter and a picture of its spectrum, for notebooks."""
+        from embedfilter.filter_html import filter_html  # noqa: PLC0415 - notebooks only
+
+        return filter_html(self)
+
     def __eq__(self, other: object) -> bool:
         if not isinstance(other, EmbedFilter):
             return NotImplemented

@@ -26,6 +26,7 @@ __all__ = [
     "check_n_components",
     "kept_directions",
     "resolve_n_components",
+    "rounding_of_squares",
     "with_signs",
 ]
 
@@ -343,6 +344,12 @@ def kept_directions(kind: str, d: int, k: int) -> NDArray[np.int64]:
     return np.asarray(order, np.int64)
 
 
+def rounding_of_squares(singular_values: NDArray[np.float64]) -> float:
+    """Return how far the squares of singular values may be off: smaller ones may be zero."""
+    d = len(singular_values)
+    return float(8 * d * np.finfo(np.float64).eps * singular_values[0] ** 2)
+
+
 def check_cuts(
     singular_values: NDArray[np.float64], kept: NDArray[np.int64], *, stacklevel: int
 ) -> None:
@@ -364,7 +371,7 @@ def check_cuts(
     """
     d = len(singular_values)
     squares = singular_values**2
-    noise = 8 * d * np.finfo(np.float64).eps * squares[0]  # of the eigenvalues
+    noise = rounding_of_squares(singular_values)
     is_kept = np.zeros(d, bool)
     is_kept[kept] = True
     rank = int(np.count_nonzero(squares > noise))

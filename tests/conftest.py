@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import csv
 import importlib.util
 import io
 from collections.abc import Iterator
@@ -55,6 +56,14 @@ def demo_embeddings() -> dict[str, NDArray[np.float16]]:
         template: np.load(io.BytesIO((folder / name).read_bytes()))
         for template, name in TEMPLATES.items()
     }
+
+
+@pytest.fixture(scope="session")
+def demo_texts() -> list[str]:
+    """The texts of those embeddings, in their order."""
+    with (resources.files("embedfilter.demo_data") / "pairs.tsv").open(encoding="utf-8") as file:
+        rows = list(csv.DictReader(file, delimiter="\t"))
+    return [row["sentence"] for row in rows] + [row["paraphrase"] for row in rows]
 
 
 @pytest.fixture(params=ISAS)

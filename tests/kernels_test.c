@@ -232,6 +232,52 @@ static void test_quantize(size_t n) {
     free(y), free(starts), free(steps);
 }
 
+static void test_lens(size_t n) {
+    float *a = floats(n + 4), *b = floats(n + 4);
+    const float dots[2] = {best->dot_f32(a, b, n), oracle->dot_f32(a, b, n)};
+    same("dot_f32", n, &dots[0], &dots[1], sizeof(float));
+
+    /* The rows end where the next begin, the steps leave gaps: both must stay as they were. */
+    enum { STEP = 2 * EF_TILE + 6 };
+    const float *const rows[EF_TILE] = {a, a + 1, b, b + 2};
+    const float factors[EF_TILE] = {29.0f, 1.7f, 0.0f, 0.003f};
+    int16_t *x = calloc(n + 1, STEP * sizeof *x), *y = calloc(n + 1, STEP * sizeof *y);
+    if (x == NULL || y == NULL)
+        exit(2);
+    best->interleave_i16(rows, factors, n, x, STEP);
+    oracle->interleave_i16(rows, factors, n, y, STEP);
+    same("interleave_i16", n, x, y, (n + 1) * STEP * sizeof *x);
+    free(x), free(y);
+
+    /* Magnitudes as of rows of length 32700: no sum leaves int32. */
+    enum { SUMS = EF_TILE * EF_COLUMNS };
+    int16_t *tile = (int16_t *)floats(n * EF_TILE), *panel = (int16_t *)floats(n * EF_COLUMNS);
+    for (size_t i = 0; i < n * EF_TILE * 2; i++)
+        tile[i] = (int16_t)(random_bits() % 2801) - 1400;
+    for (size_t i = 0; i < n * EF_COLUMNS * 2; i++)
+        panel[i] = (int16_t)(random_bits() % 2801) - 1400;
+    int32_t sums[2][SUMS] = {{1, -2, 3}, {1, -2, 3}};
+    for (int first = 0; first < 2; first++) {
+        best->multiply_i16(tile, panel, n, sums[0], first);
+        oracle->multiply_i16(tile, panel, n, sums[1], first);
+        same("multiply_i16", n, sums[0], sums[1], sizeof sums[0]);
+    }
+    free(tile), free(panel);
+
+    const size_t n_rows = n < EF_TILE ? n : EF_TILE;
+    float least[EF_COLUMNS];
+    for (size_t c = 0; c < EF_COLUMNS; c++)
+        least[c] = 0.1f * (float)sums[0][n % EF_TILE * EF_COLUMNS + c];
+    least[n % EF_COLUMNS] = n % 2 ? INFINITY : -INFINITY;
+    const float scales[EF_TILE] = {0.1f, 0.1f, 0.0f, 0.2f};
+    const float margins[EF_TILE] = {0.0f, 1.5f, INFINITY, -3e5f};
+    uint32_t masks[2][EF_TILE] = {{7, 7, 7, 7}, {7, 7, 7, 7}};
+    best->reach_i32(sums[0], scales, margins, least, n_rows, masks[0]);
+    oracle->reach_i32(sums[0], scales, margins, least, n_rows, masks[1]);
+    same("reach_i32", n, masks[0], masks[1], sizeof masks[0]);
+    free(a), free(b);
+}
+
 int main(void) {
     best = ef_active_kernels();
     if (best == oracle) {
@@ -246,6 +292,7 @@ int main(void) {
             test_panel(SIZES[i]);
             test_peel(SIZES[i]);
             test_project(SIZES[i]);
+            test_lens(SIZES[i]);
             test_quantize(SIZES[i]);
         }
     }

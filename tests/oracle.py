@@ -70,3 +70,10 @@ def calibrated(P: NDArray, X: NDArray, whitening: float) -> tuple[NDArray, NDArr
     values, axes = np.linalg.eigh((1 - rho) * C + rho * t / p * np.eye(p))
     scales = (values[::-1] + 3 * t / p) ** (-whitening / 2)
     return scales[:, np.newaxis] * (axes.T[::-1] @ P), X.mean(axis=0), rho
+
+
+def largest_logits(W: NDArray, X: NDArray, k: int) -> tuple[NDArray[np.int64], NDArray[np.float64]]:
+    """Return ids and logits (n, k) of the k largest of W x, equal ones by ascending id."""
+    logits = np.asarray(X, np.float64) @ np.asarray(W, np.float64).T
+    ids = np.argsort(-logits, axis=1, kind="stable")[:, :k]
+    return ids, np.take_along_axis(logits, ids, axis=1)

@@ -54,6 +54,12 @@ def gram(rows: np.ndarray) -> None:
     total.finish(np.empty((30, 30)), 1)
 
 
+def look(vectors: np.ndarray, rows: np.ndarray) -> None:
+    lens = _core.Lens(vectors, 3)
+    lens.add(rows, 1)
+    lens.finish(np.empty((40, 3), np.int64), np.empty((40, 3), np.float32))
+
+
 def project(rows: np.ndarray, precision: str, out: np.ndarray) -> None:
     FILTER.project(rows, out, precision, True, None, None, 1)
 
@@ -77,6 +83,12 @@ def project(rows: np.ndarray, precision: str, out: np.ndarray) -> None:
         lambda: _core.eigh(np.full((30, 30), np.inf), np.arange(30), 1),
         lambda: _core.eigh(X, np.arange(30), 1),
         lambda: _core.eigh(np.eye(30), np.arange(31), 1),
+        lambda: look(X, X),
+        lambda: look(X, BAD),
+        lambda: look(BAD, X),
+        lambda: look(X, X[:, :7]),
+        lambda: look(X[:0], X),
+        lambda: _core.Lens(X, 1).finish(X, X),
         lambda: _core.PackedFilter(X),
         lambda: _core.PackedFilter(X.T),
         lambda: _core.PackedFilter(X[:0]),

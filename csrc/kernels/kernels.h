@@ -16,10 +16,11 @@
 #include <stdint.h>
 
 enum {
-    EF_PANEL = 24,  /* columns of a panel: of W in the Gram matrix, components of a filter */
-    EF_TILE = 4,    /* rows of embeddings in a projection tile */
-    EF_RUN = 256,   /* products summed in float32 before they are added to what was there */
-    EF_MAX_PEEL = 8 /* directions taken out of the rows before they are multiplied */
+    EF_PANEL = 24,   /* columns of a panel: of W in the Gram matrix, components of a filter */
+    EF_TILE = 4,     /* rows of embeddings in a projection tile, of W in one of the lens */
+    EF_RUN = 256,    /* products summed in float32 before they are added to what was there */
+    EF_COLUMNS = 16, /* vectors of a panel of the lens */
+    EF_MAX_PEEL = 8  /* directions taken out of the rows before they are multiplied */
 };
 
 /* Put before each function of an _avx2.c file: the rest of the build stays at the baseline. */
@@ -84,6 +85,33 @@ typedef void ef_project_f32(const float *x, const float *panel, size_t n, float 
 /* The same for one row x (n) and two panels (2, n, EF_PANEL); y is (2 * EF_PANEL). */
 typedef void ef_project_row_f32(const float *x, const float *panels, size_t n, float *y, int first);
 
+/* ---- lens: rows of W times vectors --------------------------------------- */
+/* The sum of a[i] b[i]. Element i is in chain i mod 32 of fused multiply-adds, from +0; the
+ * chains are added as t[j] = (s[j]+s[j+8]) + (s[j+16]+s[j+24]), and these as in squares_f32. */
+typedef float ef_dot_f32(const float *a, const float *b, size_t n);
+
+/* Rounds EF_TILE rows to int16, each times its factor, and interleaves their pairs of elements:
+ * element i of row r is dst[i / 2 * step + 2 * r + i % 2]. A last pair without a second element
+ * has 0 there. No product may round to more than 32767 in magnitude. */
+typedef void ef_interleave_i16(const float *const rows[EF_TILE], const float factors[EF_TILE],
+                               size_t n, int16_t *dst, size_t step);
+
+/* sums (+)= tile panel^T, over n pairs of elements.
+ *   tile   (n, EF_TILE, 2)
+ *   panel  (n, EF_COLUMNS, 2), 32-byte aligned
+ *   sums   (EF_TILE, EF_COLUMNS); where `first` is true they are overwritten, not read
+ * No sum may leave int32. */
+typedef void ef_multiply_i16(const int16_t *tile, const int16_t *panel, size_t n, int32_t *sums,
+                             int first);
+
+/* Bit c of masks[r] is scales[r] * sums[r][c] + margins[r] >= least[c], in one rounding.
+ *   sums             (n, EF_COLUMNS), rounded to float32 first
+ *   scales, margins  (n)
+ *   least            (EF_COLUMNS)
+ *   masks            (n) */
+typedef void ef_reach_i32(const int32_t *sums, const float *scales, const float *margins,
+                          const float *least, size_t n, uint32_t *masks);
+
 /* ---- quantize: the last steps of a projected row of n values ------------ */
 /* The sum of squares in float64: element i is added to sum i mod 8, and these are added as
  * ((s0+s4) + (s2+s6)) + ((s1+s5) + (s3+s7)). */
@@ -119,6 +147,10 @@ ef_panel_f32 ef_panel_f32_scalar, ef_panel_f32_avx2;
 ef_interleave_f32 ef_interleave_f32_scalar, ef_interleave_f32_avx2, ef_interleave_f32_neon;
 ef_project_f32 ef_project_f32_scalar, ef_project_f32_avx2, ef_project_f32_neon;
 ef_project_row_f32 ef_project_row_f32_scalar, ef_project_row_f32_avx2, ef_project_row_f32_neon;
+ef_dot_f32 ef_dot_f32_scalar, ef_dot_f32_avx2, ef_dot_f32_neon;
+ef_interleave_i16 ef_interleave_i16_scalar, ef_interleave_i16_avx2, ef_interleave_i16_neon;
+ef_multiply_i16 ef_multiply_i16_scalar, ef_multiply_i16_avx2, ef_multiply_i16_neon;
+ef_reach_i32 ef_reach_i32_scalar, ef_reach_i32_avx2, ef_reach_i32_neon;
 ef_squares_f32 ef_squares_f32_scalar, ef_squares_f32_avx2, ef_squares_f32_neon;
 ef_abs_max_f32 ef_abs_max_f32_scalar, ef_abs_max_f32_avx2, ef_abs_max_f32_neon;
 ef_scale_f32 ef_scale_f32_scalar, ef_scale_f32_avx2, ef_scale_f32_neon;
@@ -147,6 +179,10 @@ typedef struct ef_kernels {
     ef_interleave_f32 *interleave_f32;
     ef_project_f32 *project_f32;
     ef_project_row_f32 *project_row_f32;
+    ef_dot_f32 *dot_f32;
+    ef_interleave_i16 *interleave_i16;
+    ef_multiply_i16 *multiply_i16;
+    ef_reach_i32 *reach_i32;
     ef_squares_f32 *squares_f32;
     ef_abs_max_f32 *abs_max_f32;
     ef_scale_f32 *scale_f32;

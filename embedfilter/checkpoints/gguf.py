@@ -117,6 +117,8 @@ _MAX_DIMENSIONS = 4
 _PAIR_BYTES = 8 + 1 + 4 + 1
 _TENSOR_BYTES = 8 + 1 + 4 + 8 + 4 + 8
 _WINDOW = 1 << 20
+# The most of one array that is read into memory; the largest vocabularies take a few MiB.
+_MAX_ARRAY_BYTES = 1 << 28
 _LENGTH = struct.Struct("<Q")
 
 
@@ -211,14 +213,25 @@ class TensorInfo:
     n_bytes: int
 
 
+@dataclass(frozen=True)
+class _Array:
+    """Where the elements of a metadata array are."""
+
+    kind: int
+    length: int
+    offset: int
+    n_bytes: int
+
+
 @dataclass
 class _Metadata:
     """The few facts of the metadata that are needed."""
 
     architecture: str | None = None
-    # Integers and the lengths of arrays, by key.
+    tokenizer: str | None = None
+    # Integers and arrays, by key.
     integers: dict[str, int] = field(default_factory=dict)
-    lengths: dict[str, int] = field(default_factory=dict)
+    arrays: dict[str, _Array] = field(default_factory=dict)
 
 
 class GgufFile:
@@ -235,6 +248,8 @@ class GgufFile:
         The path, for messages.
     architecture : str or None
         The model's architecture, such as "llama".
+    tokenizer : str or None
+        The kind of its tokenizer, such as "gpt2" or "llama".
     facts : ModelFacts
         The hidden size and the vocabulary that the metadata state.
     part : tuple of int
@@ -256,9 +271,11 @@ class GgufFile:
             self.close()
             raise
         self.architecture = metadata.architecture
+        self.tokenizer = metadata.tokenizer
         self.facts = _facts(metadata)
         integers = metadata.integers
         self.part = integers.get("split.no", 0) + 1, max(1, integers.get("split.count", 1))
+        self._arrays = metadata.arrays
 
     @property
     def names(self) -> list[str]:
@@ -283,6 +300,24 @@ class GgufFile:
     def dtype(self, name: str) -> str:
         """Return the storage type of a tensor."""
         return self.tensors[name].type.name
+
+    def strings(self, key: str) -> list[bytes] | None:
+        """Return an array of strings of the metadata, None where there is no such array."""
+        array = self._arrays.get(key)
+        if array is None or array.kind != _STRING:
+            return None
+        if array.n_bytes > _MAX_ARRAY_BYTES:
+            raise CheckpointError(
+                f"{self.where}: the metadata value of {shown(key)}: expected at most"
+                f" {_MAX_ARRAY_BYTES} bytes, found {array.n_bytes}"
+            )
+        raw = self._file.read(array.offset, array.n_bytes).tobytes()
+        strings, position = [], 0
+        for _ in range(array.length):
+            begin = position + _LENGTH.size
+            position = begin + _LENGTH.unpack_from(raw, position)[0]
+            strings.append(raw[begin:position])
+        return strings
 
     def read(self, name: str) -> NDArray[np.uint8]:
         """Return all bytes of a tensor, shape (n_bytes,)."""
@@ -347,9 +382,13 @@ def _read_value(cursor: _Cursor, key: str, metadata: _Metadata) -> None:
             raise cursor.error(f"{what}: expected type {_STRING} (string), found type {kind}")
         metadata.architecture = cursor.string(_MAX_KEY, what)
     elif kind == _STRING:
-        cursor.skip(cursor.scalar("Q", what), what)
+        length = cursor.scalar("Q", what)
+        if key == "tokenizer.ggml.model" and length <= _MAX_NAME:
+            metadata.tokenizer = cursor.take(length, what).decode("utf-8", "replace")
+        else:
+            cursor.skip(length, what)
     elif kind == _ARRAY:
-        metadata.lengths[key] = _skip_array(cursor, what)
+        metadata.arrays[key] = _skip_array(cursor, what)
     elif kind in _SCALARS:
         value = cursor.scalar(_SCALARS[kind], what)
         if type(value) is int:
@@ -358,9 +397,10 @@ def _read_value(cursor: _Cursor, key: str, metadata: _Metadata) -> None:
         raise cursor.error(f"{what}: unknown type {kind}")
 
 
-def _skip_array(cursor: _Cursor, what: str) -> int:
+def _skip_array(cursor: _Cursor, what: str) -> _Array:
     kind = cursor.scalar("I", what)
-    length: int = cursor.scalar("Q", what)
+    length = cursor.scalar("Q", what)
+    offset = cursor.position
     if kind == _STRING:
         cursor.skip_strings(length, what)
     elif kind in _SCALARS:
@@ -369,7 +409,7 @@ def _skip_array(cursor: _Cursor, what: str) -> int:
         raise cursor.error(f"{what}: an array of arrays is not supported")
     else:
         raise cursor.error(f"{what}: an array of unknown type {kind}")
-    return length
+    return _Array(kind, length, offset, cursor.position - offset)
 
 
 def _read_tensors(cursor: _Cursor, count: int, metadata: _Metadata) -> dict[str, TensorInfo]:
@@ -446,8 +486,9 @@ def _facts(metadata: _Metadata) -> ModelFacts:
 
     prefix = metadata.architecture
     vocabulary = known(metadata.integers.get(f"{prefix}.vocab_size"))
+    tokens = metadata.arrays.get("tokenizer.ggml.tokens")
     return ModelFacts(
         where="the metadata",
         hidden_sizes=known(metadata.integers.get(f"{prefix}.embedding_length")),
-        vocab_sizes=vocabulary or known(metadata.lengths.get("tokenizer.ggml.tokens")),
+        vocab_sizes=vocabulary or known(tokens.length if tokens else None),
     )

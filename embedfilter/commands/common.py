@@ -16,11 +16,13 @@ __all__ = [
     "BLOCK_BYTES",
     "CHECKPOINT",
     "PATH",
+    "filter_option",
     "is_same_file",
     "json_option",
     "print_text",
     "read_rows",
     "revision_option",
+    "tensor_option",
     "threads_option",
 ]
 
@@ -45,6 +47,20 @@ def revision_option(command: _Command) -> _Command:
     """Add the option --revision."""
     return click.option(
         "--revision", help="Of a model on the Hub: a branch, a tag or a commit.  [default: main]"
+    )(command)
+
+
+def tensor_option(command: _Command) -> _Command:
+    """Add the option --tensor."""
+    return click.option(
+        "--tensor", help="The unembedding matrix's name, where it is not found by itself."
+    )(command)
+
+
+def filter_option(command: _Command) -> _Command:
+    """Add the option --filter."""
+    return click.option(
+        "--filter", "filter_file", type=PATH, help="Show what is left after this filter, too."
     )(command)
 
 

@@ -1,0 +1,180 @@
+"""``embedfilter plot``: pictures of spectra, energies, similarities and tokens."""
+
+from __future__ import annotations
+
+import io
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from embedfilter.commands.common import (
+    CHECKPOINT,
+    PATH,
+    filter_option,
+    print_text,
+    read_rows,
+    revision_option,
+    tensor_option,
+)
+from embedfilter.errors import EmbedFilterError
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+
+    from embedfilter import EmbedFilter
+
+__all__ = ["plot"]
+
+_ENDINGS = (".png", ".svg", ".pdf")
+_DOTS_PER_INCH = 110
+
+
+@click.group()
+def plot() -> None:
+    """Draw a picture; needs the extra "plot"."""
+
+
+_output = click.option(
+    "-o", "--output", type=PATH, required=True, help="The .png, .svg or .pdf file to write."
+)
+
+
+@plot.command()
+@click.argument("filter_file", metavar="FILTER", type=PATH)
+@_output
+def spectrum(filter_file: Path, output: Path) -> None:
+    """Draw the singular values, what the filter cuts shaded."""
+    from embedfilter import EmbedFilter, plots  # noqa: PLC0415
+
+    picture = _Picture(output)
+    plots.spectrum(EmbedFilter.load(filter_file), ax=picture.ax)
+    picture.save()
+
+
+@plot.command()
+@click.argument("checkpoint", type=CHECKPOINT)
+@click.argument("embeddings", type=PATH)
+@filter_option
+@click.option("--bands", type=int, default=8, show_default=True, help="How many bands.")
+@click.option(
+    "--of",
+    type=click.Choice(["vectors", "logits"]),
+    default="vectors",
+    show_default=True,
+    help="Whose energy.",
+)
+@tensor_option
+@revision_option
+@_output
+def energy(
+    checkpoint: str,
+    embeddings: Path,
+    filter_file: Path | None,
+    bands: int,
+    of: str,
+    output: Path,
+    **options: Any,
+) -> None:
+    """Draw the energy of embeddings in each band of the spectrum.
+
+    EMBEDDINGS is a .npy file (n, d) of embeddings of CHECKPOINT's model.
+    """
+    from embedfilter import LogitLens, plots  # noqa: PLC0415
+
+    picture = _Picture(output)
+    X, f = read_rows(embeddings), _load(filter_file)
+    with LogitLens(checkpoint, tokenizer=(), **options) as lens:  # no texts are needed
+        before = lens.spectroscopy(X, bands=bands)
+        after = None if f is None else lens.spectroscopy(X, bands=bands, filter=f)
+    plots.energy_by_band(before, after, of=of, ax=picture.ax)
+    picture.save()
+
+
+@plot.command()
+@click.argument("embeddings", type=PATH)
+@filter_option
+@_output
+def similarities(embeddings: Path, filter_file: Path | None, output: Path) -> None:
+    """Draw the cosines of pairs of vectors.
+
+    EMBEDDINGS is a .npy file (n, d).
+    """
+    from embedfilter import plots  # noqa: PLC0415
+
+    picture = _Picture(output)
+    X, f = read_rows(embeddings), _load(filter_file)
+    plots.similarities(X, None if f is None else f.transform(X), ax=picture.ax)
+    picture.save()
+
+
+@plot.command()
+@click.argument("checkpoint", type=CHECKPOINT)
+@click.argument("embeddings", type=PATH)
+@filter_option
+@click.option("-k", "k", type=int, default=6, show_default=True, help="Tokens for each vector.")
+@click.option("--rows", type=int, default=8, show_default=True, help="How many vectors.")
+@click.option("--tokenizer", type=PATH, help="A tokenizer.json, where there is none beside.")
+@tensor_option
+@revision_option
+@_output
+def tokens(
+    checkpoint: str,
+    embeddings: Path,
+    filter_file: Path | None,
+    k: int,
+    rows: int,
+    output: Path,
+    **options: Any,
+) -> None:
+    """Draw a table of the tokens that embeddings write.
+
+    EMBEDDINGS is a .npy file (n, d) of embeddings of CHECKPOINT's model.
+    """
+    from embedfilter import LogitLens, plots  # noqa: PLC0415
+
+    picture = _Picture(output)
+    X, f = read_rows(embeddings, rows), _load(filter_file)
+    with LogitLens(checkpoint, **options) as lens:
+        found = [lens.top_tokens(X, k)]
+        if f is not None:
+            found.append(lens.top_tokens(X, k, filter=f))
+    plots.top_tokens(found, rows=rows, tokens=k, ax=picture.ax)
+    picture.save()
+
+
+def _load(path: Path | None) -> EmbedFilter | None:
+    from embedfilter import EmbedFilter  # noqa: PLC0415
+
+    return None if path is None else EmbedFilter.load(path)
+
+
+class _Picture:
+    """A picture in the making, and the file it goes to, which is found out beforehand."""
+
+    def __init__(self, output: Path) -> None:
+        from embedfilter.atomic import check_target  # noqa: PLC0415
+
+        if output.suffix.lower() not in _ENDINGS:
+            raise EmbedFilterError(
+                f"{output}: expected a name that ends in {', '.join(_ENDINGS)}, found another"
+            )
+        check_target(output)
+        try:
+            from matplotlib.figure import Figure  # noqa: PLC0415 (an extra)
+        except ImportError as error:
+            raise ImportError('to draw pictures: pip install "embedfilter[plot]"') from error
+        self._output = output
+        self._figure = Figure(figsize=(6, 3.6), dpi=_DOTS_PER_INCH)
+        self.ax: Axes = self._figure.subplots()
+
+    def save(self) -> None:
+        """Write the file, which appears whole or not at all."""
+        from embedfilter.atomic import atomic_output  # noqa: PLC0415
+
+        # In memory first: matplotlib would seek in the file, and name it differently in errors.
+        picture = io.BytesIO()
+        self._figure.savefig(picture, format=self._output.suffix[1:].lower(), bbox_inches="tight")
+        with atomic_output(self._output) as file:
+            file.write(picture.getvalue())
+        print_text(str(self._output))
