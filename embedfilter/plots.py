@@ -212,7 +212,8 @@ def _axes(ax: Axes | None) -> Axes:
         from matplotlib import pyplot  # noqa: PLC0415 (an extra)
     except ImportError as error:
         raise ImportError('to draw pictures: pip install "embedfilter[plot]"') from error
-    return pyplot.gca()
+    current: Axes = pyplot.gca()
+    return current
 
 
 def _plain(ax: Axes) -> None:
