@@ -178,7 +178,8 @@ def test_duplicates_are_told(rng: np.random.Generator) -> None:
 def test_a_filter_that_helps(head: NDArray, rng: np.random.Generator) -> None:
     labels = np.arange(300) % 5
     X = embeddings_that_lean(head, labels, rng)
-    found = evaluate(X, EmbedFilter.from_matrix(head, ratio=2), labels=labels)
+    f = EmbedFilter.from_matrix(head, ratio=2)
+    found = evaluate(X, f, labels=labels, dimensions=[D, D // 2])
     (edge,) = [r for r in found.results if (r.method, r.dimension) == ("edge", D // 2)]
     assert edge.verdict == "better"
     assert found.advice.use_filter
@@ -191,10 +192,11 @@ def test_a_filter_that_does_not(head: NDArray, rng: np.random.Generator) -> None
     labels = np.arange(300) % 5
     centres = 2 * rng.standard_normal((5, 4)) @ rng.standard_normal((4, D))
     X = centres[labels] + 2 * rng.standard_normal((300, D))
-    found = evaluate(X, EmbedFilter.from_matrix(head, ratio=2), labels=labels)
+    f = EmbedFilter.from_matrix(head, ratio=2)
+    found = evaluate(X, f, labels=labels, dimensions=[D, D // 2])
     assert found.advice.use_filter is False
     assert found.recommendation.startswith("Do not use the edge filter here")
-    assert found.advice.best[D // 8] in ("PCA", "calibrated")
+    assert found.advice.best[D // 2] in ("PCA", "calibrated")
 
 
 def test_the_filter_of_a_real_model(smollm2: Path, demo_embeddings: dict[str, NDArray]) -> None:
@@ -210,23 +212,24 @@ def test_the_filter_of_a_real_model(smollm2: Path, demo_embeddings: dict[str, ND
 def test_calibrated(head: NDArray, rng: np.random.Generator) -> None:
     labels = np.arange(300) % 5
     X = embeddings_that_lean(head, labels, rng)
-    found = evaluate(X, EmbedFilter.from_matrix(head, ratio=2), labels=labels)
+    f = EmbedFilter.from_matrix(head, ratio=2)
+    found = evaluate(X, f, labels=labels, dimensions=[D, D // 2])
     (best,) = [r for r in found.results if (r.method, r.dimension) == ("calibrated", D // 2)]
     assert best.verdict == "better"
-    assert evaluate(X, labels=labels).advice.use_filter is None
+    assert evaluate(X, labels=labels, dimensions=[8]).advice.use_filter is None
 
 
 def test_the_same_twice_and_as_json(rng: np.random.Generator) -> None:
     X, labels = rng.standard_normal((60, D)), np.arange(60) % 3
-    found = evaluate(X, labels=labels)
-    assert evaluate(X, labels=labels).to_json() == found.to_json()
+    found = evaluate(X, labels=labels, dimensions=[8])
+    assert evaluate(X, labels=labels, dimensions=[8]).to_json() == found.to_json()
     read = json.loads(found.to_json())
     assert read["results"][0]["method"] == "no filter"
     assert read["advice"]["text"] == found.recommendation
 
 
 def test_the_page_and_the_picture(rng: np.random.Generator) -> None:
-    found = evaluate(rng.standard_normal((60, D)), labels=np.arange(60) % 3)
+    found = evaluate(rng.standard_normal((60, D)), labels=np.arange(60) % 3, dimensions=[8])
     injected = Evaluation("labels", 60, D, found.results, found.advice, ("<script>&",))
     page = injected.to_html()
     assert page.startswith("<!DOCTYPE html>")

@@ -68,7 +68,7 @@ class Pairs:
         self.links = self.pairs
         # In the order of the pairs.
         self.order = np.full(len(self.X), len(self.pairs))
-        np.minimum.at(self.order, self.pairs.T, np.arange(len(self.pairs)))
+        np.minimum.at(self.order, self.pairs.reshape(-1), np.repeat(np.arange(len(self.pairs)), 2))
 
     def score(self, unit: _Rows, fitted: _Mask, scored: _Mask, seed: int) -> dict[str, Measure]:
         """Measure Spearman's correlation of the cosines with the scores."""
@@ -137,7 +137,7 @@ class Relevance:
         self.links = np.stack([documents, self.n_documents + queries], axis=1)
         # Groups with a query first, so that each half gets as many of them; then the rest.
         self.order = np.arange(len(self.X)) + len(self.X)
-        np.minimum.at(self.order, self.links.T, queries)
+        np.minimum.at(self.order, self.links.reshape(-1), np.repeat(queries, 2))
 
     def score(self, unit: _Rows, fitted: _Mask, scored: _Mask, seed: int) -> dict[str, Measure]:
         """Measure nDCG and recall at k, and MRR, among the documents that are scored."""
