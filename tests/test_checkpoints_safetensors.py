@@ -20,6 +20,7 @@ import torch
 from checkpoint_files import safetensors_bytes, safetensors_file
 
 from embedfilter.checkpoints import open_unembedding
+from embedfilter.checkpoints.files import InputFile
 from embedfilter.checkpoints.safetensors import SafetensorsFile
 from embedfilter.errors import CheckpointError
 
@@ -122,7 +123,7 @@ def test_padded_header_and_metadata(tmp_path):
     safetensors.torch.save_file({"lm_head.weight": head("F16")}, path, {"format": "pt", "a": "é"})
     header = path.read_bytes()[8 : 8 + int.from_bytes(path.read_bytes()[:8], "little")]
     assert header.endswith(b" ")
-    with contextlib.closing(SafetensorsFile(path)) as file:
+    with contextlib.closing(SafetensorsFile(InputFile(path))) as file:
         assert file.metadata == {"format": "pt", "a": "é"}
         assert file.tensors["lm_head.weight"].shape == (V, D)
         assert file.read("lm_head.weight").tobytes() == head("F16").numpy().tobytes()
@@ -176,7 +177,7 @@ def test_fingerprint_after_a_part_of_the_blocks_reads_all(tmp_path, monkeypatch)
     with open_unembedding(path) as W:
         blocks = W.blocks(100)
         next(blocks)
-        blocks.close()  # ends the reading ahead
+        blocks.close()  # waits for the block that is read ahead
         counter = ReadCounter(monkeypatch)
         fingerprint = W.fingerprint()
         assert counter.n_bytes == V * D * 4
@@ -391,6 +392,14 @@ def test_damaged_shard_is_named(sharded):
     assert str(path) in str(raised.value)
 
 
+@pytest.mark.parametrize("tensor", ["lm_head.weight", "model.layers.0.a"])
+def test_weight_map_takes_no_halves_of_characters(sharded, tensor):
+    index = json.loads((sharded / "model.safetensors.index.json").read_text())
+    write_index(sharded, index["weight_map"] | {tensor: "\ud800.safetensors"})
+    with pytest.raises(CheckpointError, match="the index is not valid JSON"):
+        open_unembedding(sharded)
+
+
 @pytest.mark.parametrize(
     "shard",
     [
@@ -408,7 +417,6 @@ def test_damaged_shard_is_named(sharded):
         "x\0.safetensors",
         "x.safetensors\0",
         "x\n.safetensors",
-        "\ud800.safetensors",
         "pytorch_model.bin",
         "%2e%2e/x.safetensors",
         7,

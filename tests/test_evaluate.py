@@ -184,7 +184,7 @@ def test_a_filter_that_helps(head: NDArray, rng: np.random.Generator) -> None:
     assert edge.verdict == "better"
     assert found.advice.use_filter
     assert found.recommendation.startswith("Use the edge filter here: edge at 16 dimensions")
-    assert found.advice.best[D // 2] == "edge"
+    assert found.advice.best[D // 2] in ("edge", "calibrated")  # which starts from edge
 
 
 def test_a_filter_that_does_not(head: NDArray, rng: np.random.Generator) -> None:
