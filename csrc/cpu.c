@@ -23,22 +23,40 @@ static bool has_avx2(void) {
         return false;
     return __get_cpuid_count(7, 0, &a, &b, &c, &d) && (b & bit_AVX2) != 0;
 }
+
+/* The same for the _avx512.c files (AVX-512 F, BW, DQ, VL and VNNI), where AVX2 is there. */
+static bool has_avx512(void) {
+    unsigned a, b, c, d, low, high;
+    __asm__("xgetbv" : "=a"(low), "=d"(high) : "c"(0));
+    if ((low & 0xe6u) != 0xe6u) /* SSE, AVX, mask and both halves of the wide registers */
+        return false;
+    const unsigned needed = bit_AVX512F | bit_AVX512BW | bit_AVX512DQ | bit_AVX512VL;
+    return __get_cpuid_count(7, 0, &a, &b, &c, &d) && (b & needed) == needed &&
+           (c & bit_AVX512VNNI) != 0;
+}
 #endif
 
-enum { MAX_ISAS = 3 };
+enum { MAX_ISAS = 4 };
 static const ef_kernels *available[MAX_ISAS];
 static size_t n_available;
+static ef_kernels generic; /* OpenBLAS's products, the rest as scalar */
 static _Atomic(const ef_kernels *) active;
 
 /* Runs when the library is loaded, before any other function of it. */
 __attribute__((constructor)) static void detect(void) {
 #if defined(__x86_64__)
-    if (has_avx2())
+    if (has_avx2()) {
+        if (has_avx512())
+            available[n_available++] = &ef_kernels_avx512;
         available[n_available++] = &ef_kernels_avx2;
+    }
 #elif defined(__aarch64__)
     available[n_available++] = &ef_kernels_neon; /* part of the base architecture */
 #endif
-    available[n_available++] = &ef_kernels_generic;
+    generic = ef_kernels_scalar;
+    generic.isa = "generic";
+    generic.products_by_openblas = true;
+    available[n_available++] = &generic;
     available[n_available++] = &ef_kernels_scalar;
     atomic_store(&active, available[0]);
 }

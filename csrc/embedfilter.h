@@ -56,10 +56,10 @@ typedef struct ef_matrix {
 /* ---- Instruction sets (cpu.c) ------------------------------------------- */
 
 /* Number of instruction sets that this build *and* this machine can run, and their
- * names, best first: "avx2" or "neon"; then always "generic", which leaves the products to
- * OpenBLAS and is chosen where neither exists; and "scalar", the oracle of the tests. Under
- * "generic" the last bits may depend on the batch and the number of threads, and a filter that
- * was made under another set goes through the scalar kernels. */
+ * names, best first: "avx512" and "avx2", or "neon"; then always "generic", which leaves the
+ * products to OpenBLAS and is chosen where neither exists; and "scalar", the oracle of the tests.
+ * Under "generic" the last bits may depend on the batch and the number of threads. A filter, a lens
+ * and a Gram matrix keep the set that was in use when they were made. */
 size_t ef_isa_count(void);
 const char *ef_isa_name(size_t index); /* index < ef_isa_count() */
 

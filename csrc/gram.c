@@ -1,6 +1,6 @@
 /* The Gram matrix W^T W of a stream of rows.
  *
- * Rows are laid out in a chunk as panels of EF_PANEL columns, which serve as both operands:
+ * Rows are laid out in a chunk as panels of a tile's columns, which serve as both operands:
  * the kernel multiplies two panels into one tile. When the chunk is full, the tiles of the
  * upper triangle are brought up to date. Threads share the rows while packing and the pairs
  * of panel groups while multiplying; each number is summed by one thread in order of the rows,
@@ -35,20 +35,16 @@ enum {
 };
 
 struct ef_gram {
+    const ef_kernels *kernels; /* those in use when it was made; its panels are for them */
     size_t d, p;
-    size_t width, n_panels; /* a panel's columns, EF_PANEL; by OpenBLAS d, in one panel */
+    size_t width, n_panels; /* a panel's columns; by OpenBLAS d, in one panel */
     bool exact;             /* float64 throughout */
-    bool by_openblas;       /* dsyrk; exact */
     float *basis;           /* (p, d) */
     size_t capacity;        /* rows that a chunk holds, a multiple of EF_RUN */
     size_t n_rows;          /* rows in it */
     void *panels;           /* (n_panels, capacity, width) float32 or, if exact, float64 */
     double *tiles;          /* (pairs, width, width): panels (i, j >= i) at j (j + 1) / 2 + i */
 };
-
-static size_t ceil_div(size_t a, size_t b) {
-    return a / b + (a % b != 0);
-}
 
 /* The number of pairs (i, j) with i <= j < n. */
 static size_t n_pairs(size_t n) {
@@ -67,12 +63,13 @@ void ef_gram_free(ef_gram *gram) {
 ef_status ef_gram_new(size_t d, const float *basis, size_t p, ef_gram **result, ef_detail *detail) {
     if (d == 0 || d > EF_MAX_COLUMNS || p > EF_MAX_PEEL)
         return EF_TOO_LARGE;
-    const bool by_openblas = ef_active_kernels()->products_by_openblas;
+    const ef_kernels *kernels = ef_active_kernels();
+    const bool by_openblas = kernels->products_by_openblas;
     p = by_openblas ? 0 : p; /* nothing to peel: dsyrk is exact */
     const bool exact = p == 0;
     const size_t item = exact ? sizeof(double) : sizeof(float);
-    const size_t width = by_openblas ? d : EF_PANEL;
-    const size_t n_panels = ceil_div(d + p, width), row_bytes = n_panels * width * item;
+    const size_t width = by_openblas ? d : kernels->product.columns;
+    const size_t n_panels = ef_ceil_div(d + p, width), row_bytes = n_panels * width * item;
     size_t capacity = CHUNK_BYTES / row_bytes / EF_RUN * EF_RUN;
     capacity = capacity < EF_RUN ? EF_RUN : capacity;
     const size_t tiles_bytes = n_pairs(n_panels) * width * width * sizeof(double);
@@ -91,12 +88,12 @@ ef_status ef_gram_new(size_t d, const float *basis, size_t p, ef_gram **result, 
     memset(tiles, 0, tiles_bytes);
     if (p > 0)
         memcpy(copy, basis, p * d * sizeof(float));
-    *gram = (ef_gram){.d = d,
+    *gram = (ef_gram){.kernels = kernels,
+                      .d = d,
                       .p = p,
                       .width = width,
                       .n_panels = n_panels,
                       .exact = exact,
-                      .by_openblas = by_openblas,
                       .basis = copy,
                       .capacity = capacity,
                       .panels = panels,
@@ -108,7 +105,6 @@ ef_status ef_gram_new(size_t d, const float *basis, size_t p, ef_gram **result, 
 /* ---- packing: rows of any type into the chunk's panels ------------------- */
 
 typedef struct packing {
-    const ef_kernels *kernels;
     ef_gram *gram;
     ef_matrix w;        /* the rows to add; the chunk has room for them */
     double *scratch;    /* (slots, PACK_ROWS + 1, padded d) */
@@ -140,11 +136,12 @@ static bool all_finite_f32(const float *values, size_t n) {
 }
 
 /* Copies n rows (n, padded d) into each panel, from row `first` of the chunk on. */
-static void scatter_f32(const packing *job, const float *rows, size_t first, size_t n) {
-    const ef_gram *gram = job->gram;
-    float *target = (float *)gram->panels + first * EF_PANEL;
-    for (size_t p = 0; p < gram->n_panels; p++, target += gram->capacity * EF_PANEL)
-        job->kernels->panel_f32(rows + p * EF_PANEL, gram->n_panels * EF_PANEL, n, target);
+static void scatter_f32(const ef_gram *gram, const float *rows, size_t first, size_t n) {
+    const ef_kernels *kernels = gram->kernels;
+    const size_t width = gram->width;
+    float *target = (float *)gram->panels + first * width;
+    for (size_t p = 0; p < gram->n_panels; p++, target += gram->capacity * width)
+        kernels->panel_f32(kernels->product, rows + p * width, gram->n_panels * width, n, target);
 }
 
 static void scatter_f64(const ef_gram *gram, const double *rows, size_t first, size_t n) {
@@ -161,7 +158,7 @@ static void prepare_f64(packing *job, size_t first, size_t n, double *rows) {
     const size_t d = job->gram->d, padded = job->gram->n_panels * job->gram->width;
     for (size_t r = 0; r < n; r++) {
         double *row = rows + r * padded;
-        widen_f64(job->kernels, job->w, first + r, row, (float *)(rows + PACK_ROWS * padded));
+        widen_f64(job->gram->kernels, job->w, first + r, row, (float *)(rows + PACK_ROWS * padded));
         memset(row + d, 0, (padded - d) * sizeof(double));
         if (!all_finite_f64(row, d))
             atomic_store(&job->finite, false);
@@ -174,10 +171,10 @@ static void prepare_f32(packing *job, size_t first, size_t n, float *rows) {
     const size_t d = gram->d, p = gram->p, padded = gram->n_panels * gram->width;
     for (size_t r = 0; r < n; r++) {
         float *row = rows + r * padded, *parts = row + d;
-        const float *source = ef_row_f32(job->kernels, job->w, first + r, row);
+        const float *source = ef_row_f32(gram->kernels, job->w, first + r, row);
         if (source != row)
             memcpy(row, source, d * sizeof(float));
-        job->kernels->peel_f32(row, d, gram->basis, p, parts);
+        gram->kernels->peel_f32(row, d, gram->basis, p, parts);
         memset(parts + p, 0, (padded - d - p) * sizeof(float));
         if (!all_finite_f32(parts, p)) /* NaN and infinity reach the parts */
             atomic_store(&job->finite, false);
@@ -198,7 +195,7 @@ static void pack_task(void *context, size_t slot) {
             scatter_f64(job->gram, rows, job->gram->n_rows + first, n);
         } else {
             prepare_f32(job, first, n, (float *)rows);
-            scatter_f32(job, (float *)rows, job->gram->n_rows + first, n);
+            scatter_f32(job->gram, (float *)rows, job->gram->n_rows + first, n);
         }
     }
 }
@@ -209,7 +206,7 @@ static ef_status find_bad_rows(packing *job, ef_matrix w, ef_detail *detail) {
     float *room = (float *)(row + w.n_cols);
     detail->count = 0;
     for (size_t r = 0; r < w.n_rows; r++) {
-        widen_f64(job->kernels, w, r, row, room);
+        widen_f64(job->gram->kernels, w, r, row, room);
         if (!all_finite_f64(row, w.n_cols) && detail->count++ == 0)
             detail->row = r;
     }
@@ -219,24 +216,25 @@ static ef_status find_bad_rows(packing *job, ef_matrix w, ef_detail *detail) {
 /* ---- multiplying: the tiles brought up to date --------------------------- */
 
 typedef struct product {
-    const ef_kernels *kernels;
     const ef_gram *gram;
     size_t n_rows, n_columns; /* of the grid of tasks; those below the diagonal are empty */
 } product;
 
 /* The row `first` of panel p of the chunk. */
 static const float *panel_f32(const ef_gram *gram, size_t p, size_t first) {
-    return (const float *)gram->panels + (p * gram->capacity + first) * EF_PANEL;
+    return (const float *)gram->panels + (p * gram->capacity + first) * gram->width;
 }
 
 static const double *panel_f64(const ef_gram *gram, size_t p, size_t first) {
-    return (const double *)gram->panels + (p * gram->capacity + first) * EF_PANEL;
+    return (const double *)gram->panels + (p * gram->capacity + first) * gram->width;
 }
 
 /* One rectangle of tiles: panels I, I + 1, ... times panels J, J + 1. */
 static void multiply_task(void *context, size_t index) {
     const product *job = context;
     const ef_gram *gram = job->gram;
+    const ef_kernels *kernels = gram->kernels;
+    const size_t width = gram->width;
     /* The last columns of tiles first: they are the longest. */
     const size_t J = (job->n_columns - 1 - index / job->n_rows) * GROUP_J;
     const size_t I = index % job->n_rows * GROUP_I;
@@ -247,15 +245,16 @@ static void multiply_task(void *context, size_t index) {
         const size_t n = ef_least(run, gram->n_rows - first);
         for (size_t i = I; i < i_end; i++) {
             for (size_t j = J > i ? J : i; j < j_end; j++) {
-                double *tile = gram->tiles + (n_pairs(j) + i) * EF_PANEL * EF_PANEL;
+                double *tile = gram->tiles + (n_pairs(j) + i) * width * width;
                 if (gram->exact) {
-                    job->kernels->gram_f64(panel_f64(gram, i, first), panel_f64(gram, j, first), n,
-                                           tile);
+                    kernels->gram_f64(kernels->product, panel_f64(gram, i, first),
+                                      panel_f64(gram, j, first), n, tile);
                     continue;
                 }
                 const float *next = panel_f32(gram, i + 1 < i_end ? i + 1 : i, first);
-                job->kernels->gram_f32(panel_f32(gram, i, first), panel_f32(gram, j, first), n,
-                                       tile, next + (j - J) * n * EF_PANEL / GROUP_J);
+                kernels->gram_f32(kernels->product, panel_f32(gram, i, first),
+                                  panel_f32(gram, j, first), n, tile,
+                                  next + (j - J) * n * width / GROUP_J);
             }
         }
     }
@@ -272,11 +271,10 @@ static void multiply_by_openblas(const ef_gram *gram, size_t n_threads) {
 
 /* Multiplies what the chunk holds and empties it. */
 static void multiply_chunk(ef_gram *gram, size_t n_threads) {
-    product job = {.kernels = ef_active_kernels(),
-                   .gram = gram,
-                   .n_rows = ceil_div(gram->n_panels, GROUP_I),
-                   .n_columns = ceil_div(gram->n_panels, GROUP_J)};
-    if (gram->by_openblas)
+    product job = {.gram = gram,
+                   .n_rows = ef_ceil_div(gram->n_panels, GROUP_I),
+                   .n_columns = ef_ceil_div(gram->n_panels, GROUP_J)};
+    if (gram->kernels->products_by_openblas)
         multiply_by_openblas(gram, n_threads);
     else
         ef_parallel_for(n_threads, job.n_rows * job.n_columns, multiply_task, &job);
@@ -284,9 +282,9 @@ static void multiply_chunk(ef_gram *gram, size_t n_threads) {
 }
 
 ef_status ef_gram_add(ef_gram *gram, ef_matrix w, size_t n_threads, ef_detail *detail) {
-    packing job = {.kernels = ef_active_kernels(), .gram = gram};
+    packing job = {.gram = gram};
     const size_t padded = gram->n_panels * gram->width;
-    n_threads = ef_least(n_threads, ceil_div(w.n_rows, PACK_ROWS) + 1);
+    n_threads = ef_least(n_threads, ef_ceil_div(w.n_rows, PACK_ROWS) + 1);
     const size_t bytes = n_threads * (PACK_ROWS + 1) * padded * sizeof(double);
     job.scratch = malloc(bytes);
     if (job.scratch == NULL) {

@@ -28,8 +28,9 @@
 #include <string.h>
 
 enum {
-    FEW = 4,               /* vectors up to which the rows' coming from memory takes longest */
-    BLOCK_ROWS = 128,      /* rows that are taken at a time, a multiple of EF_TILE, but no more */
+    FEW = 4, /* vectors up to which the rows' coming from memory takes longest */
+    BLOCK_ROWS =
+        128, /* rows that are taken at a time, a multiple of any tile's rows, but no more */
     BLOCK_BYTES = 1 << 18, /* than so many bytes, packed, which fit the L2 cache */
     RUN_PAIRS = 256,       /* multiplied at a time: of a panel and a tile they fit the L1 cache */
     LENGTH = 32700,        /* of scaled rows: no element leaves int16, no sum of products int32 */
@@ -51,6 +52,7 @@ typedef struct best {
 } best;
 
 struct ef_lens {
+    const ef_kernels *kernels; /* those in use when it was made; its panels are for them */
     size_t n, k, d;
     size_t n_pairs;  /* of elements of a row, the last one perhaps with a zero */
     size_t n_panels; /* of vectors, none for few */
@@ -58,7 +60,7 @@ struct ef_lens {
     size_t n_rows;   /* of W, so far */
     float *x;        /* (n, d) */
     float *factors;  /* (n): what scales a vector, 0 where it is not scaled */
-    int16_t *panels; /* (n_panels, n_pairs, EF_COLUMNS, 2): scaled and rounded */
+    int16_t *panels; /* (n_panels, n_pairs, columns, 2): scaled and rounded */
     found *heaps;    /* (n, k) */
     best *bests;     /* (n) */
 };
@@ -117,7 +119,7 @@ void ef_lens_free(ef_lens *lens) {
 /* Allocates what the vectors need; false if there is no memory for it. */
 static bool allocate(ef_lens *lens) {
     const size_t n = lens->n;
-    const size_t panels_size = lens->n_panels * EF_COLUMNS * lens->n_pairs * 2;
+    const size_t panels_size = lens->n_panels * lens->kernels->lens.columns * lens->n_pairs * 2;
     void *panels = NULL;
     if (posix_memalign(&panels, 64, (panels_size + 1) * sizeof *lens->panels) != 0)
         return false;
@@ -146,7 +148,7 @@ static float factor_of(const ef_kernels *kernels, const float *row, size_t n) {
 
 /* Copies the vectors, as float32. */
 static ef_status copy_vectors(ef_lens *lens, ef_matrix x, ef_detail *detail) {
-    const ef_kernels *kernels = ef_active_kernels();
+    const ef_kernels *kernels = lens->kernels;
     for (size_t i = 0; i < lens->n; i++) {
         float *row = lens->x + i * lens->d;
         const float *source = ef_row_f32(kernels, x, i, row);
@@ -163,17 +165,19 @@ static ef_status copy_vectors(ef_lens *lens, ef_matrix x, ef_detail *detail) {
 
 /* Lays the vectors out for the products of integers; beyond the last one are zeros. */
 static void pack_vectors(ef_lens *lens) {
-    const ef_kernels *kernels = ef_active_kernels();
-    for (size_t first = 0; first < lens->n_panels * EF_COLUMNS; first += EF_TILE) {
-        const float *rows[EF_TILE];
-        float factors[EF_TILE];
-        for (size_t i = 0; i < EF_TILE; i++) {
+    const ef_kernels *kernels = lens->kernels;
+    const size_t columns = kernels->lens.columns;
+    const ef_tile tile = kernels->lens;
+    for (size_t first = 0; first < lens->n_panels * columns; first += tile.rows) {
+        const float *rows[EF_WIDE_ROWS];
+        float factors[EF_WIDE_ROWS];
+        for (size_t i = 0; i < tile.rows; i++) {
             rows[i] = lens->x + ef_least(first + i, lens->n - 1) * lens->d;
             factors[i] = first + i < lens->n ? lens->factors[first + i] : 0.0f;
         }
-        int16_t *panel = lens->panels + first / EF_COLUMNS * lens->n_pairs * EF_COLUMNS * 2;
-        kernels->interleave_i16(rows, factors, lens->d, panel + first % EF_COLUMNS * 2,
-                                EF_COLUMNS * 2);
+        int16_t *panel = lens->panels + first / columns * lens->n_pairs * columns * 2;
+        kernels->interleave_i16(tile, rows, factors, lens->d, panel + first % columns * 2,
+                                columns * 2);
     }
 }
 
@@ -181,13 +185,16 @@ ef_status ef_lens_new(ef_matrix x, size_t k, ef_lens **result, ef_detail *detail
     const size_t n = x.n_rows, d = x.n_cols;
     if (k > UINT32_MAX || n > SIZE_MAX / 64 / (d + k)) /* all sizes are less than n (d + k) 64 */
         return EF_TOO_LARGE;
+    const ef_kernels *kernels = ef_active_kernels();
+    const size_t columns = kernels->lens.columns;
     ef_lens *lens = malloc(sizeof *lens);
     if (lens != NULL)
-        *lens = (ef_lens){.n = n,
+        *lens = (ef_lens){.kernels = kernels,
+                          .n = n,
                           .k = k,
                           .d = d,
                           .n_pairs = d / 2 + d % 2,
-                          .n_panels = n > FEW ? (n + EF_COLUMNS - 1) / EF_COLUMNS : 0};
+                          .n_panels = n > FEW ? ef_ceil_div(n, columns) : 0};
     ef_status status = EF_NO_MEMORY;
     detail->count = n * (6 * d + sizeof(found) * k + sizeof(best));
     if (lens != NULL && allocate(lens))
@@ -204,10 +211,9 @@ ef_status ef_lens_new(ef_matrix x, size_t k, ef_lens **result, ef_detail *detail
 /* ---- rows of W through --------------------------------------------------- */
 
 typedef struct job {
-    const ef_kernels *kernels;
     ef_lens *lens;
     ef_matrix w;           /* the rows to add */
-    size_t block_rows;     /* taken at a time, a multiple of EF_TILE */
+    size_t block_rows;     /* taken at a time, a multiple of a tile's rows */
     unsigned char *memory; /* the rows and tiles of a block, for each slot */
     size_t slot_bytes;
     atomic_size_t next;    /* the next row, to be done */
@@ -216,14 +222,14 @@ typedef struct job {
 
 /* Rows that are worked on together. */
 typedef struct block {
-    float *rows;                           /* (EF_TILE, d): as float32 */
-    int16_t *tiles;                        /* (block_rows / EF_TILE, n_pairs, EF_TILE, 2) */
-    float scales[BLOCK_ROWS];              /* take sums to the products with scaled vectors */
-    float margins[BLOCK_ROWS];             /* and this is what rounding may hide there */
-    int32_t sums[BLOCK_ROWS * EF_COLUMNS]; /* with one panel */
-    uint32_t masks[BLOCK_ROWS];            /* the columns of the panel worth an exact product */
-    const unsigned char *next;             /* bytes of W to fetch into the cache meanwhile: */
-    size_t next_bytes;                     /* so many at each step */
+    float *rows;               /* (tile rows, d): as float32 */
+    int16_t *tiles;            /* (block_rows / tile rows, n_pairs, tile rows, 2) */
+    float scales[BLOCK_ROWS];  /* take sums to the products with scaled vectors */
+    float margins[BLOCK_ROWS]; /* and this is what rounding may hide there */
+    int32_t sums[BLOCK_ROWS * EF_WIDE_COLUMNS]; /* with one panel */
+    uint32_t masks[BLOCK_ROWS]; /* the columns of the panel worth an exact product */
+    const unsigned char *next;  /* bytes of W to fetch into the cache meanwhile: */
+    size_t next_bytes;          /* so many at each step */
 } block;
 
 /* Takes the logits of a row and the vectors of a mask, which counts from vector `first` on. */
@@ -231,11 +237,11 @@ static void consider(job *j, size_t row, size_t first, uint32_t mask, float *roo
     if (mask == 0)
         return;
     const ef_lens *lens = j->lens;
-    const float *w = ef_row_f32(j->kernels, j->w, row, room);
+    const float *w = ef_row_f32(lens->kernels, j->w, row, room);
     for (; mask != 0; mask &= mask - 1) {
         const size_t v = first + (size_t)__builtin_ctz(mask);
         best *b = &lens->bests[v];
-        const float logit = j->kernels->dot_f32(w, lens->x + v * lens->d, lens->d);
+        const float logit = lens->kernels->dot_f32(w, lens->x + v * lens->d, lens->d);
         if (!isfinite(logit))
             ef_note_row(&j->bad_row, row);
         else if (logit >= atomic_load_explicit(&b->least, memory_order_relaxed))
@@ -246,36 +252,41 @@ static void consider(job *j, size_t row, size_t first, uint32_t mask, float *roo
 /* Scales and rounds n rows of W, from row `first` on. */
 static void pack_rows(const job *j, size_t first, size_t n, block *b) {
     const ef_lens *lens = j->lens;
+    const ef_kernels *kernels = lens->kernels;
+    const ef_tile tile = kernels->lens;
     const size_t d = lens->d;
     const float margin = 1.1f * sqrtf((float)d) * LENGTH;
-    for (size_t r = 0; r < n; r += EF_TILE) {
-        const float *rows[EF_TILE];
-        float factors[EF_TILE];
-        for (size_t i = 0; i < EF_TILE; i++) {
+    for (size_t r = 0; r < n; r += tile.rows) {
+        const float *rows[EF_WIDE_ROWS];
+        float factors[EF_WIDE_ROWS];
+        for (size_t i = 0; i < tile.rows; i++) {
             const float *row =
-                ef_row_f32(j->kernels, j->w, first + ef_least(r + i, n - 1), b->rows + i * d);
-            factors[i] = factor_of(j->kernels, row, d);
+                ef_row_f32(kernels, j->w, first + ef_least(r + i, n - 1), b->rows + i * d);
+            factors[i] = factor_of(kernels, row, d);
             const bool scaled = factors[i] > 0.0f;
             rows[i] = scaled ? row : lens->x; /* any finite numbers, as they become zeros */
             b->scales[r + i] = scaled ? 1.0f / factors[i] : 0.0f;
             b->margins[r + i] = scaled ? margin / factors[i] : INFINITY;
         }
-        j->kernels->interleave_i16(rows, factors, d, b->tiles + r * lens->n_pairs * 2, EF_TILE * 2);
+        kernels->interleave_i16(tile, rows, factors, d, b->tiles + r * lens->n_pairs * 2,
+                                tile.rows * 2);
     }
 }
 
 /* Multiplies n packed rows by a panel of vectors. */
 static void multiply(const job *j, size_t n, size_t panel, block *b) {
+    const ef_kernels *kernels = j->lens->kernels;
+    const ef_tile tile = kernels->lens;
     const size_t n_pairs = j->lens->n_pairs;
-    const int16_t *columns = j->lens->panels + panel * n_pairs * EF_COLUMNS * 2;
+    const int16_t *columns = j->lens->panels + panel * n_pairs * tile.columns * 2;
     for (size_t first = 0; first < n_pairs; first += RUN_PAIRS) {
         const size_t run = ef_least(RUN_PAIRS, n_pairs - first);
-        for (size_t r = 0; r < n; r += EF_TILE) {
+        for (size_t r = 0; r < n; r += tile.rows) {
             ef_prefetch(b->next, b->next_bytes);
             b->next += b->next_bytes;
-            j->kernels->multiply_i16(b->tiles + (r * n_pairs + first * EF_TILE) * 2,
-                                     columns + first * EF_COLUMNS * 2, run,
-                                     b->sums + r * EF_COLUMNS, first == 0);
+            kernels->multiply_i16(tile, b->tiles + (r * n_pairs + first * tile.rows) * 2,
+                                  columns + first * tile.columns * 2, run,
+                                  b->sums + r * tile.columns, first == 0);
         }
     }
 }
@@ -300,8 +311,9 @@ static void fetch_rows(const job *j, size_t first, size_t n, block *b) {
     b->next_bytes = 0;
     if (first >= j->w.n_rows || j->w.stride_bytes < 0)
         return;
-    const size_t n_steps = lens->n_panels * ((n + EF_TILE - 1) / EF_TILE) *
-                           ((lens->n_pairs + RUN_PAIRS - 1) / RUN_PAIRS);
+    const size_t tile = lens->kernels->lens.rows;
+    const size_t n_steps =
+        lens->n_panels * ef_ceil_div(n, tile) * ef_ceil_div(lens->n_pairs, RUN_PAIRS);
     b->next = ef_row(j->w, first);
     b->next_bytes = ef_least(n, j->w.n_rows - first) * (size_t)j->w.stride_bytes / n_steps;
 }
@@ -309,17 +321,19 @@ static void fetch_rows(const job *j, size_t first, size_t n, block *b) {
 /* Takes the logits of n rows, from row `first` on, that may be among the best. */
 static void screen(job *j, size_t first, size_t n, size_t next, block *b) {
     const ef_lens *lens = j->lens;
+    const ef_tile tile = lens->kernels->lens;
     pack_rows(j, first, n, b);
     fetch_rows(j, next, n, b);
     for (size_t p = 0; p < lens->n_panels; p++) {
         multiply(j, n, p, b);
-        const size_t v = p * EF_COLUMNS, n_columns = ef_least(EF_COLUMNS, lens->n - v);
-        float least[EF_COLUMNS] = {0};
+        const size_t v = p * tile.columns, n_columns = ef_least(tile.columns, lens->n - v);
+        float least[EF_WIDE_COLUMNS] = {0};
         for (size_t c = 0; c < n_columns; c++)
             least[c] = least_of(lens, v + c);
-        j->kernels->reach_i32(b->sums, b->scales, b->margins, least, n, b->masks);
+        lens->kernels->reach_i32(tile, b->sums, b->scales, b->margins, least, n, b->masks);
+        const uint32_t all = UINT32_MAX >> (32 - n_columns);
         for (size_t r = 0; r < n; r++)
-            consider(j, first + r, v, b->masks[r] & ((1u << n_columns) - 1), b->rows);
+            consider(j, first + r, v, b->masks[r] & all, b->rows);
     }
 }
 
@@ -329,7 +343,7 @@ static void rows_task(void *context, size_t slot) {
     const ef_lens *lens = j->lens;
     block b;
     b.rows = (float *)(j->memory + slot * j->slot_bytes);
-    b.tiles = (int16_t *)(b.rows + EF_TILE * lens->d);
+    b.tiles = (int16_t *)(b.rows + lens->kernels->lens.rows * lens->d);
     size_t next = atomic_fetch_add(&j->next, j->block_rows);
     while (next < j->w.n_rows) {
         const size_t first = next, n = ef_least(j->block_rows, j->w.n_rows - first);
@@ -354,7 +368,7 @@ static void screen_by_openblas(job *j, size_t n_threads) {
         const size_t n = ef_least(j->block_rows, j->w.n_rows - first);
         for (size_t r = 0; r < n; r++) {
             float *room = rows + r * d;
-            const float *row = ef_row_f32(j->kernels, j->w, first + r, room);
+            const float *row = ef_row_f32(lens->kernels, j->w, first + r, room);
             if (row != room)
                 memcpy(room, row, d * sizeof(float));
         }
@@ -363,7 +377,7 @@ static void screen_by_openblas(job *j, size_t n_threads) {
         BLAS(sgemm_)("T", "N", &m, &columns, &k, &one, lens->x, &k, rows, &k, &zero, y, &m, 1, 1);
         ef_leave_openblas();
         for (size_t r = 0; r < n; r++) {
-            const float factor = factor_of(j->kernels, rows + r * d, d);
+            const float factor = factor_of(lens->kernels, rows + r * d, d);
             for (size_t v = 0; v < lens->n; v++) {
                 const float least =
                     atomic_load_explicit(&lens->bests[v].least, memory_order_relaxed);
@@ -381,12 +395,13 @@ ef_status ef_lens_add(ef_lens *lens, ef_matrix w, size_t n_threads, ef_detail *d
     if (w.n_rows > UINT32_MAX - lens->n_rows)
         return EF_TOO_LARGE;
     const size_t packed_bytes = lens->n_pairs * 2 * sizeof(int16_t);
-    job j = {.kernels = ef_active_kernels(), .lens = lens, .w = w};
+    job j = {.lens = lens, .w = w};
+    const size_t tile = lens->kernels->lens.rows;
     const bool by_openblas =
-        j.kernels->products_by_openblas && lens->n <= INT_MAX && lens->d <= INT_MAX;
-    j.block_rows = ef_least(BLOCK_ROWS, (BLOCK_BYTES / packed_bytes / EF_TILE + 1) * EF_TILE);
+        lens->kernels->products_by_openblas && lens->n <= INT_MAX && lens->d <= INT_MAX;
+    j.block_rows = ef_least(BLOCK_ROWS, (BLOCK_BYTES / packed_bytes / tile + 1) * tile);
     j.slot_bytes = by_openblas ? j.block_rows * (lens->d + lens->n) * sizeof(float)
-                               : EF_TILE * lens->d * sizeof(float) + j.block_rows * packed_bytes;
+                               : tile * lens->d * sizeof(float) + j.block_rows * packed_bytes;
     j.slot_bytes = (j.slot_bytes + 63) / 64 * 64;
     atomic_init(&j.next, 0);
     atomic_init(&j.bad_row, w.n_rows);

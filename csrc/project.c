@@ -15,26 +15,26 @@
 #include <string.h>
 
 enum {
-    BLOCK_ROWS = 96,       /* rows that share one pass over the filter, a multiple of EF_TILE */
+    BLOCK_ROWS = 96, /* rows that share one pass over the filter, a multiple of any tile's rows */
     OPENBLAS_ROWS = 256,   /* of a product by OpenBLAS */
     FEW_ROWS = 24,         /* up to so many, threads share the panels */
     THREAD_WORK = 1 << 18, /* multiply-adds that are worth a thread */
 };
 
 struct ef_filter {
+    const ef_kernels *kernels; /* those in use when it was made; its panels are for them */
     size_t k, d;
     size_t n_used;   /* panels that hold components */
     size_t n_panels; /* the same, made even: a single row takes two panels at a time */
-    /* Runs of EF_RUN inputs, the last one shorter; in each run (n_panels, run, EF_PANEL):
-     * column c of panel p is component p * EF_PANEL + c. */
-    float *panels;
-    float *plain; /* (k, d) for OpenBLAS, where there are no kernels; else NULL */
-    float *bias;  /* (k), or NULL */
+    /* Runs of EF_RUN inputs, the last one shorter; in each run (n_panels, run, columns): column c
+     * of panel p is component p * columns + c. For OpenBLAS: the components (k, d). */
+    float *matrix;
+    float *bias; /* (k), or NULL */
 };
 
 /* Panel p of the run of n inputs that begins with input `first`. */
 static float *panel_at(const ef_filter *filter, size_t first, size_t n, size_t p) {
-    return filter->panels + (first * filter->n_panels + n * p) * EF_PANEL;
+    return filter->matrix + (first * filter->n_panels + n * p) * filter->kernels->product.columns;
 }
 
 /* A copy of n floats, NULL where memory is short. */
@@ -45,52 +45,60 @@ static float *copy_of(const float *values, size_t n) {
     return copy;
 }
 
+/* Lays the components (k, d) out as panels, zeros beyond the last one. */
+static void pack(const ef_filter *filter, const float *components) {
+    const size_t d = filter->d, columns = filter->kernels->product.columns;
+    memset(filter->matrix, 0, filter->n_panels * d * columns * sizeof(float));
+    for (size_t first = 0; first < d; first += EF_RUN) {
+        const size_t n = ef_least(EF_RUN, d - first);
+        for (size_t c = 0; c < filter->k; c++) {
+            float *column = panel_at(filter, first, n, c / columns) + c % columns;
+            for (size_t i = 0; i < n; i++)
+                column[i * columns] = components[c * d + first + i];
+        }
+    }
+}
+
 ef_status ef_filter_new(const float *components, const float *bias, size_t k, size_t d,
                         ef_filter **filter, ef_detail *detail) {
-    const size_t n_used = k / EF_PANEL + (k % EF_PANEL != 0), n_panels = n_used + n_used % 2;
-    const bool by_openblas = ef_active_kernels()->products_by_openblas;
-    if (by_openblas && (d > INT_MAX || k > INT_MAX - 2 * EF_PANEL)) /* its sizes are int */
+    const ef_kernels *kernels = ef_active_kernels();
+    const bool by_openblas = kernels->products_by_openblas;
+    const size_t columns = kernels->product.columns, n_used = ef_ceil_div(k, columns);
+    const size_t n_panels = n_used + n_used % 2;
+    if (by_openblas && (d > INT_MAX || k > INT_MAX - 2 * columns)) /* its sizes are int */
         return EF_TOO_LARGE;
     /* A block of rows, too, is a fraction of this. */
-    if (d > SIZE_MAX / (4 * OPENBLAS_ROWS * sizeof(float) * EF_PANEL) / (n_panels + 1))
+    if (d > SIZE_MAX / (4 * OPENBLAS_ROWS * sizeof(float) * columns) / (n_panels + 1))
         return EF_TOO_LARGE;
-    const size_t bytes = n_panels * d * EF_PANEL * sizeof(float);
+    const size_t bytes = (by_openblas ? k : n_panels * columns) * d * sizeof(float);
     ef_filter *new = malloc(sizeof *new);
-    float *plain = by_openblas ? copy_of(components, k * d) : NULL;
     float *own_bias = bias != NULL ? copy_of(bias, k) : NULL;
-    void *panels = NULL;
-    if (new == NULL || (by_openblas && plain == NULL) || (bias != NULL && own_bias == NULL) ||
-        posix_memalign(&panels, 64, bytes) != 0) {
+    void *matrix = NULL;
+    if (new == NULL || (bias != NULL && own_bias == NULL) ||
+        posix_memalign(&matrix, 64, bytes) != 0) {
         free(own_bias);
-        free(plain);
         free(new);
         detail->count = bytes;
         return EF_NO_MEMORY;
     }
-    *new = (ef_filter){.k = k,
+    *new = (ef_filter){.kernels = kernels,
+                       .k = k,
                        .d = d,
                        .n_used = n_used,
                        .n_panels = n_panels,
-                       .panels = panels,
-                       .plain = plain,
+                       .matrix = matrix,
                        .bias = own_bias};
-    memset(panels, 0, bytes);
-    for (size_t first = 0; first < d; first += EF_RUN) {
-        const size_t n = ef_least(EF_RUN, d - first);
-        for (size_t c = 0; c < k; c++) {
-            float *column = panel_at(new, first, n, c / EF_PANEL) + c % EF_PANEL;
-            for (size_t i = 0; i < n; i++)
-                column[i * EF_PANEL] = components[c * d + first + i];
-        }
-    }
+    if (by_openblas)
+        memcpy(matrix, components, bytes);
+    else
+        pack(new, components);
     *filter = new;
     return EF_OK;
 }
 
 void ef_filter_free(ef_filter *filter) {
     if (filter != NULL) {
-        free(filter->panels);
-        free(filter->plain);
+        free(filter->matrix);
         free(filter->bias);
     }
     free(filter);
@@ -99,13 +107,12 @@ void ef_filter_free(ef_filter *filter) {
 /* ---- rows in, rows out --------------------------------------------------- */
 
 typedef struct job {
-    const ef_kernels *kernels;
     const ef_filter *filter;
     ef_matrix x; /* (n, d) */
     ef_output form;
     unsigned char *out; /* (n, row_bytes) */
     size_t row_bytes;
-    size_t block_rows;     /* a multiple of EF_TILE */
+    size_t block_rows;     /* a multiple of a tile's rows */
     float *scratch;        /* one block for each slot: see block_at */
     atomic_size_t next;    /* the next row, to be done */
     atomic_size_t bad_row; /* the first row that failed, n while there is none */
@@ -113,56 +120,61 @@ typedef struct job {
 
 /* The memory in which a block of rows is worked on. */
 typedef struct block {
-    float *rows;  /* (EF_TILE, d): rows widened, before they are interleaved */
-    float *tiles; /* (block_rows / EF_TILE, d, EF_TILE): interleaved */
-    float *y;     /* (block_rows, padded k) */
+    float *rows;               /* (tile rows, d): rows widened, before they are interleaved */
+    float *tiles;              /* (block_rows / tile rows, d, tile rows): interleaved */
+    float *y;                  /* (block_rows, padded k) */
+    const unsigned char *next; /* bytes of x to fetch into the cache meanwhile: */
+    size_t next_bytes;         /* so many at each step */
 } block;
 
 static size_t padded_k(const ef_filter *filter) {
-    return filter->n_panels * EF_PANEL;
+    return filter->n_panels * filter->kernels->product.columns;
 }
 
 /* Elements of a block. */
 static size_t block_size(const job *j) {
-    return (EF_TILE + j->block_rows) * j->filter->d + j->block_rows * padded_k(j->filter);
+    const ef_filter *f = j->filter;
+    return (f->kernels->product.rows + j->block_rows) * f->d + j->block_rows * padded_k(f);
 }
 
 static block block_at(const job *j, size_t slot) {
-    const size_t d = j->filter->d;
+    const size_t d = j->filter->d, tile = j->filter->kernels->product.rows;
     float *memory = j->scratch + slot * block_size(j);
-    return (block){memory, memory + EF_TILE * d, memory + (EF_TILE + j->block_rows) * d};
+    return (block){memory, memory + tile * d, memory + (tile + j->block_rows) * d, NULL, 0};
 }
 
 /* Interleaves n rows from row `first` on; the last tile repeats its last row. */
 static void gather(const job *j, size_t first, size_t n, block b) {
-    const size_t d = j->filter->d;
-    for (size_t r = 0; r < n; r += EF_TILE) {
-        const float *rows[EF_TILE];
-        for (size_t i = 0; i < EF_TILE; i++) {
+    const ef_kernels *kernels = j->filter->kernels;
+    const size_t d = j->filter->d, tile = kernels->product.rows;
+    for (size_t r = 0; r < n; r += tile) {
+        const float *rows[EF_WIDE_ROWS];
+        for (size_t i = 0; i < tile; i++) {
             const size_t row = first + ef_least(r + i, n - 1);
-            rows[i] = ef_row_f32(j->kernels, j->x, row, b.rows + i * d);
+            rows[i] = ef_row_f32(kernels, j->x, row, b.rows + i * d);
         }
-        j->kernels->interleave_f32(rows, d, b.tiles + r * d);
+        kernels->interleave_f32(kernels->product, rows, d, b.tiles + r * d);
     }
 }
 
-/* y = x times panels `begin` to `end` of the filter, for n rows in b. While a panel is used,
- * tile after tile, the next one is fetched, a share with each tile. */
+/* y = x times panels `begin` to `end` of the filter, for n rows in b. While a panel is used, tile
+ * after tile, the next one is fetched. */
 static void multiply(const job *j, size_t n, block b, size_t begin, size_t end) {
     const ef_filter *f = j->filter;
-    const size_t padded = padded_k(f), n_tiles = (n + EF_TILE - 1) / EF_TILE;
+    const ef_kernels *kernels = f->kernels;
+    const ef_tile tile = kernels->product;
+    const size_t padded = padded_k(f), n_tiles = ef_ceil_div(n, tile.rows);
     for (size_t first = 0; first < f->d; first += EF_RUN) {
         const size_t run = ef_least(EF_RUN, f->d - first);
-        const size_t panel_bytes = run * EF_PANEL * sizeof(float);
-        const size_t share = panel_bytes / n_tiles + 1;
         for (size_t p = begin; p < end; p++) {
             const float *panel = panel_at(f, first, run, p);
-            const unsigned char *next = (const unsigned char *)panel + panel_bytes;
             for (size_t t = 0; t < n_tiles; t++) {
-                ef_prefetch(next + t * share, share);
-                const size_t r = t * EF_TILE;
-                j->kernels->project_f32(b.tiles + r * f->d + first * EF_TILE, panel, run,
-                                        b.y + r * padded + p * EF_PANEL, padded, first == 0);
+                ef_prefetch(b.next, b.next_bytes);
+                b.next += b.next_bytes;
+                const size_t r = t * tile.rows;
+                kernels->project_f32(tile, b.tiles + r * f->d + first * tile.rows, panel, run,
+                                     b.y + r * padded + p * tile.columns, padded, first == 0,
+                                     panel + (tile.columns + 4 * t) * run);
             }
         }
     }
@@ -171,11 +183,12 @@ static void multiply(const job *j, size_t n, block b, size_t begin, size_t end) 
 /* The same for a single row x (d); `begin` and `end` are even. */
 static void multiply_row(const job *j, const float *x, float *y, size_t begin, size_t end) {
     const ef_filter *f = j->filter;
+    const ef_tile tile = f->kernels->product;
     for (size_t first = 0; first < f->d; first += EF_RUN) {
         const size_t run = ef_least(EF_RUN, f->d - first);
         for (size_t p = begin; p < end; p += 2)
-            j->kernels->project_row_f32(x + first, panel_at(f, first, run, p), run,
-                                        y + p * EF_PANEL, first == 0);
+            f->kernels->project_row_f32(tile, x + first, panel_at(f, first, run, p), run,
+                                        y + p * tile.columns, first == 0);
     }
 }
 
@@ -185,22 +198,38 @@ static void finish_row(job *j, size_t row, float *y) {
     const float *bias = j->filter->bias;
     for (size_t c = 0; bias != NULL && c < j->filter->k; c++)
         y[c] += bias[c];
-    if (!ef_finish_row(j->kernels, &j->form, y, j->filter->k, out))
+    if (!ef_finish_row(j->filter->kernels, &j->form, y, j->filter->k, out))
         ef_note_row(&j->bad_row, row);
 }
 
 /* ---- the ways to share the work ------------------------------------------ */
 
+/* Spreads the fetching of the block of rows from row `first` on over the steps of multiply for n
+ * rows. */
+static void fetch_rows(const job *j, size_t first, size_t n, block *b) {
+    const ef_filter *f = j->filter;
+    const size_t tile = f->kernels->product.rows;
+    b->next = j->x.data;
+    b->next_bytes = 0;
+    if (first >= j->x.n_rows || j->x.stride_bytes < 0)
+        return;
+    const size_t n_steps = ef_ceil_div(f->d, EF_RUN) * f->n_used * ef_ceil_div(n, tile);
+    const size_t n_next = ef_least(j->block_rows, j->x.n_rows - first);
+    b->next = ef_row(j->x, first);
+    b->next_bytes = n_next * (size_t)j->x.stride_bytes / n_steps;
+}
+
 /* Takes blocks of rows until there are no more. */
 static void rows_task(void *context, size_t slot) {
     job *j = context;
-    const block b = block_at(j, slot);
+    block b = block_at(j, slot);
     for (;;) {
         const size_t first = atomic_fetch_add(&j->next, j->block_rows);
         if (first >= j->x.n_rows)
             return;
         const size_t n = ef_least(j->block_rows, j->x.n_rows - first);
         gather(j, first, n, b);
+        fetch_rows(j, atomic_load(&j->next), n, &b); /* likely the next one of this thread */
         multiply(j, n, b, 0, j->filter->n_used);
         for (size_t r = 0; r < n; r++)
             finish_row(j, first + r, b.y + r * padded_k(j->filter));
@@ -223,7 +252,7 @@ static void panels_task(void *context, size_t index) {
     b.y = few->y;
     const size_t begin = index * few->share, end = ef_least(begin + few->share, f->n_panels);
     if (j->x.n_rows == 1) {
-        multiply_row(j, ef_row_f32(j->kernels, j->x, 0, b.rows), b.y, begin, end);
+        multiply_row(j, ef_row_f32(f->kernels, j->x, 0, b.rows), b.y, begin, end);
     } else {
         gather(j, 0, j->x.n_rows, b);
         multiply(j, j->x.n_rows, b, begin, ef_least(end, f->n_used));
@@ -238,8 +267,8 @@ static void finish_task(void *context, size_t row) {
 static void project_few(job *j, size_t n_threads) {
     const size_t n_panels = j->filter->n_panels;
     few_rows few = {.all = j, .y = block_at(j, 0).y};
-    few.share = (n_panels / 2 + n_threads - 1) / n_threads * 2;
-    ef_parallel_for(n_threads, (n_panels + few.share - 1) / few.share, panels_task, &few);
+    few.share = ef_ceil_div(n_panels / 2, n_threads) * 2;
+    ef_parallel_for(n_threads, ef_ceil_div(n_panels, few.share), panels_task, &few);
     ef_parallel_for(n_threads, j->x.n_rows, finish_task, &few);
 }
 
@@ -256,14 +285,15 @@ static void project_by_openblas(job *j, size_t n_threads) {
         const size_t n_rows = ef_least(j->block_rows, j->x.n_rows - first);
         for (size_t r = 0; r < n_rows && !in_place; r++) {
             float *room = b.tiles + r * f->d;
-            const float *row = ef_row_f32(j->kernels, j->x, first + r, room);
+            const float *row = ef_row_f32(f->kernels, j->x, first + r, room);
             if (row != room)
                 memcpy(room, row, f->d * sizeof(float));
         }
         const float *rows = in_place ? (const float *)ef_row(j->x, first) : b.tiles;
         const int n = (int)n_rows;
         ef_enter_openblas(n_threads);
-        BLAS(sgemm_)("T", "N", &k, &n, &d, &one, f->plain, &d, rows, &d, &zero, b.y, &padded, 1, 1);
+        BLAS(sgemm_)("T", "N", &k, &n, &d, &one, f->matrix, &d, rows, &d, &zero, b.y, &padded, 1,
+                     1);
         ef_leave_openblas();
         for (size_t r = 0; r < n_rows; r++)
             finish_row(j, first + r, b.y + r * padded_k(f));
@@ -279,18 +309,18 @@ ef_status ef_project(const ef_filter *filter, ef_matrix x, ef_output form, void 
     if (work / THREAD_WORK < (double)n_threads)
         n_threads = (size_t)(work / THREAD_WORK) + 1;
     const bool few = n <= FEW_ROWS;
-    job j = {.kernels = ef_active_kernels(),
-             .filter = filter,
+    job j = {.filter = filter,
              .x = x,
              .form = form,
              .out = out,
              .row_bytes = ef_output_row_bytes(form.precision, filter->k)};
     /* Blocks of equal size for the threads, no larger than the cache likes. */
-    const bool by_openblas = j.kernels->products_by_openblas && filter->plain != NULL;
+    const bool by_openblas = filter->kernels->products_by_openblas;
     const size_t most = by_openblas ? OPENBLAS_ROWS : BLOCK_ROWS;
-    const size_t share = few || by_openblas ? n : (n + n_threads - 1) / n_threads;
-    const size_t n_blocks = (share + most - 1) / most;
-    j.block_rows = ((share + n_blocks - 1) / n_blocks + EF_TILE - 1) / EF_TILE * EF_TILE;
+    const size_t share = few || by_openblas ? n : ef_ceil_div(n, n_threads);
+    const size_t n_blocks = ef_ceil_div(share, most);
+    const size_t tile = filter->kernels->product.rows;
+    j.block_rows = ef_ceil_div(ef_ceil_div(share, n_blocks), tile) * tile;
     atomic_init(&j.next, 0);
     atomic_init(&j.bad_row, n);
     const size_t slot_bytes = block_size(&j) * sizeof(float);

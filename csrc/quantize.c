@@ -2,7 +2,6 @@
 #include "quantize.h"
 
 #include <math.h>
-#include <string.h>
 
 /* The least magnitudes that round to infinity: halfway from the type's largest value to
  * the next power of two. */
@@ -30,11 +29,15 @@ bool ef_finish_row(const ef_kernels *kernels, const ef_output *form, float *y, s
     const double squares = kernels->squares_f32(y, k);
     if (!isfinite(squares)) /* float32 squares cannot overflow float64: y is not finite */
         return false;
-    if (form->normalize && squares > 0.0)
-        kernels->scale_f32(y, 1.0 / sqrt(squares), y, k);
+    const double factor = form->normalize && squares > 0.0 ? 1.0 / sqrt(squares) : 1.0;
+    if (form->precision == EF_OUT_F32) {
+        kernels->scale_f32(y, factor, (float *)out, k);
+        return true;
+    }
+    if (factor != 1.0)
+        kernels->scale_f32(y, factor, y, k);
     switch (form->precision) {
-    case EF_OUT_F32:
-        memcpy(out, y, k * sizeof(float));
+    case EF_OUT_F32: /* done */
         return true;
     case EF_OUT_F16:
         kernels->f32_to_f16(y, (uint16_t *)out, k);

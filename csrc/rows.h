@@ -11,6 +11,11 @@ static inline size_t ef_least(size_t a, size_t b) {
     return a < b ? a : b;
 }
 
+/* a / b, rounded up. */
+static inline size_t ef_ceil_div(size_t a, size_t b) {
+    return a / b + (a % b != 0);
+}
+
 /* Fetches bytes into the L2 cache. */
 static inline void ef_prefetch(const unsigned char *from, size_t bytes) {
     for (size_t i = 0; i < bytes; i += 64)

@@ -106,7 +106,7 @@ class EmbedFilter:
         self.ranges = None if ranges is None else _frozen(ranges, np.float32)
         source = self.metadata.get("source", "array")
         self._origin = "" if source == "array" else f", the hidden size of {source}"
-        self._packed: _core.PackedFilter | None = None
+        self._packed: tuple[str, _core.PackedFilter] | None = None
 
     # ---- Making a filter ----------------------------------------------------
 
@@ -525,12 +525,13 @@ class EmbedFilter:
 
     def _core_filter(self) -> _core.PackedFilter:
         # Two threads may both pack at first use; one of the two is then dropped.
-        if self._packed is None:
+        isa = _core.get_isa()
+        if self._packed is None or self._packed[0] != isa:
             bias = None
             if self.mean is not None:
                 bias = (-self.components.astype(np.float64) @ self.mean).astype(np.float32)
-            self._packed = _core.PackedFilter(self.components, bias)
-        return self._packed
+            self._packed = isa, _core.PackedFilter(self.components, bias)
+        return self._packed[1]
 
 
 def _frozen(array: NDArray[Any], dtype: type) -> NDArray[Any]:

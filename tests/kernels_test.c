@@ -1,4 +1,4 @@
-/* Every kernel of this machine's best instruction set against the scalar one, without Python:
+/* Every kernel of each instruction set of this machine against the scalar one, without Python:
  * so NEON is tested under an emulator. Prints what it compared; exits with 1 at a difference.
  *
  * All kernels must agree to the bit, except gram_f64, whose order of summation is free. */
@@ -17,7 +17,7 @@ static const size_t SIZES[] = {0,  1,  2,  3,  4,  5,  7,  8,  9,  11, 12, 13,  
                                24, 25, 31, 32, 33, 47, 48, 49, 63, 64, 65, 127, 128, 129, 255, 256};
 enum { N_SIZES = sizeof SIZES / sizeof *SIZES };
 
-static const ef_kernels *best;
+static const ef_kernels *best; /* the set under test */
 static const ef_kernels *const oracle = &ef_kernels_scalar;
 static size_t n_compared, n_different;
 
@@ -127,29 +127,30 @@ static void test_dequantize(size_t n) {
 }
 
 static void test_gram(size_t n) {
-    enum { TILE = EF_PANEL * EF_PANEL };
-    float *a = floats(n * EF_PANEL), *b = floats(n * EF_PANEL);
-    double x[TILE], y[TILE];
-    for (size_t i = 0; i < TILE; i++)
+    const ef_tile shape = best->product;
+    const size_t n_sums = shape.columns * shape.columns;
+    float *a = floats(n * shape.columns), *b = floats(n * shape.columns);
+    double x[EF_WIDE_COLUMNS * EF_WIDE_COLUMNS], y[EF_WIDE_COLUMNS * EF_WIDE_COLUMNS];
+    for (size_t i = 0; i < n_sums; i++)
         x[i] = y[i] = (double)random_float();
-    best->gram_f32(a, b, n, x, b);
-    oracle->gram_f32(a, b, n, y, b);
-    same("gram_f32", n, x, y, sizeof x);
+    best->gram_f32(shape, a, b, n, x, b);
+    oracle->gram_f32(shape, a, b, n, y, b);
+    same("gram_f32", n, x, y, n_sums * sizeof *x);
 
-    double *wide_a = malloc((n + 1) * EF_PANEL * sizeof(double));
-    double *wide_b = malloc((n + 1) * EF_PANEL * sizeof(double));
+    double *wide_a = malloc((n + 1) * shape.columns * sizeof(double));
+    double *wide_b = malloc((n + 1) * shape.columns * sizeof(double));
     if (wide_a == NULL || wide_b == NULL)
         exit(2);
     double scale = 0.0;
-    for (size_t i = 0; i < n * EF_PANEL; i++) {
+    for (size_t i = 0; i < n * shape.columns; i++) {
         wide_a[i] = (double)a[i];
         wide_b[i] = (double)b[i];
         scale += fabs(wide_a[i]) + fabs(wide_b[i]);
     }
-    best->gram_f64(wide_a, wide_b, n, x);
-    oracle->gram_f64(wide_a, wide_b, n, y);
+    best->gram_f64(shape, wide_a, wide_b, n, x);
+    oracle->gram_f64(shape, wide_a, wide_b, n, y);
     n_compared++;
-    for (size_t i = 0; i < TILE; i++) {
+    for (size_t i = 0; i < n_sums; i++) {
         if (!(fabs(x[i] - y[i]) <= 1e-15 * scale * scale)) {
             n_different++;
             printf("gram_f64 differs at n = %zu\n", n);
@@ -162,11 +163,12 @@ static void test_gram(size_t n) {
 static void test_panel(size_t n) {
     if (best->panel_f32 == oracle->panel_f32)
         return;
-    const size_t stride = EF_PANEL + n % 7;
-    float *src = floats((n + 1) * stride), *a = floats(n * EF_PANEL), *b = floats(n * EF_PANEL);
-    best->panel_f32(src, stride, n, a);
-    oracle->panel_f32(src, stride, n, b);
-    same("panel_f32", n, a, b, n * EF_PANEL * sizeof *a);
+    const ef_tile shape = best->product;
+    const size_t stride = shape.columns + n % 7, size = n * shape.columns;
+    float *src = floats((n + 1) * stride), *a = floats(size), *b = floats(size);
+    best->panel_f32(shape, src, stride, n, a);
+    oracle->panel_f32(shape, src, stride, n, b);
+    same("panel_f32", n, a, b, size * sizeof *a);
     free(src), free(a), free(b);
 }
 
@@ -184,24 +186,27 @@ static void test_peel(size_t n) {
 }
 
 static void test_project(size_t n) {
-    enum { STRIDE = EF_PANEL + 5 };
-    float *x = floats(n * EF_TILE), *panels = floats(2 * n * EF_PANEL);
-    float *a = floats(EF_TILE * STRIDE), *b = floats(EF_TILE * STRIDE);
+    const ef_tile shape = best->product;
+    const size_t stride = shape.columns + 5, n_sums = shape.rows * stride;
+    float *x = floats(n * shape.rows), *panels = floats(2 * n * shape.columns);
+    float *a = floats(n_sums), *b = floats(n_sums);
     for (int first = 1; first >= 0; first--) {
-        memcpy(b, a, EF_TILE * STRIDE * sizeof *a);
-        best->project_f32(x, panels, n, a, STRIDE, first);
-        oracle->project_f32(x, panels, n, b, STRIDE, first);
-        same("project_f32", n, a, b, EF_TILE * STRIDE * sizeof *a);
-        memcpy(b, a, 2 * EF_PANEL * sizeof *a);
-        best->project_row_f32(x, panels, n, a, first);
-        oracle->project_row_f32(x, panels, n, b, first);
-        same("project_row_f32", n, a, b, 2 * EF_PANEL * sizeof *a);
+        memcpy(b, a, n_sums * sizeof *a);
+        best->project_f32(shape, x, panels, n, a, stride, first, x);
+        oracle->project_f32(shape, x, panels, n, b, stride, first, x);
+        same("project_f32", n, a, b, n_sums * sizeof *a);
+        memcpy(b, a, 2 * shape.columns * sizeof *a);
+        best->project_row_f32(shape, x, panels, n, a, first);
+        oracle->project_row_f32(shape, x, panels, n, b, first);
+        same("project_row_f32", n, a, b, 2 * shape.columns * sizeof *a);
     }
-    const float *const rows[EF_TILE] = {panels, panels + n, panels + 2 * n, panels + 3 * n};
-    float *y = floats(n * EF_TILE);
-    best->interleave_f32(rows, n, x);
-    oracle->interleave_f32(rows, n, y);
-    same("interleave_f32", n, x, y, n * EF_TILE * sizeof *x);
+    const float *rows[EF_WIDE_ROWS];
+    for (size_t r = 0; r < shape.rows; r++)
+        rows[r] = panels + r * n;
+    float *y = floats(n * shape.rows);
+    best->interleave_f32(shape, rows, n, x);
+    oracle->interleave_f32(shape, rows, n, y);
+    same("interleave_f32", n, x, y, n * shape.rows * sizeof *x);
     free(x), free(panels), free(a), free(b), free(y);
 }
 
@@ -233,57 +238,56 @@ static void test_quantize(size_t n) {
 }
 
 static void test_lens(size_t n) {
-    float *a = floats(n + 4), *b = floats(n + 4);
+    const ef_tile shape = best->lens;
+    float *a = floats(n + EF_WIDE_ROWS), *b = floats(n + EF_WIDE_ROWS);
     const float dots[2] = {best->dot_f32(a, b, n), oracle->dot_f32(a, b, n)};
     same("dot_f32", n, &dots[0], &dots[1], sizeof(float));
 
     /* The rows end where the next begin, the steps leave gaps: both must stay as they were. */
-    enum { STEP = 2 * EF_TILE + 6 };
-    const float *const rows[EF_TILE] = {a, a + 1, b, b + 2};
-    const float factors[EF_TILE] = {29.0f, 1.7f, 0.0f, 0.003f};
-    int16_t *x = calloc(n + 1, STEP * sizeof *x), *y = calloc(n + 1, STEP * sizeof *y);
+    const size_t step = 2 * shape.rows + 6;
+    const float *const rows[EF_WIDE_ROWS] = {a, a + 1, b, b + 2, b + 3, a + 2, a + 3, b + 4};
+    const float factors[EF_WIDE_ROWS] = {29.0f, 1.7f, 0.0f, 0.003f, 3.1f, 0.9f, 7.0f, 11.0f};
+    int16_t *x = calloc(n + 1, step * sizeof *x), *y = calloc(n + 1, step * sizeof *y);
     if (x == NULL || y == NULL)
         exit(2);
-    best->interleave_i16(rows, factors, n, x, STEP);
-    oracle->interleave_i16(rows, factors, n, y, STEP);
-    same("interleave_i16", n, x, y, (n + 1) * STEP * sizeof *x);
+    best->interleave_i16(shape, rows, factors, n, x, step);
+    oracle->interleave_i16(shape, rows, factors, n, y, step);
+    same("interleave_i16", n, x, y, (n + 1) * step * sizeof *x);
     free(x), free(y);
 
     /* Magnitudes as of rows of length 32700: no sum leaves int32. */
-    enum { SUMS = EF_TILE * EF_COLUMNS };
-    int16_t *tile = (int16_t *)floats(n * EF_TILE), *panel = (int16_t *)floats(n * EF_COLUMNS);
-    for (size_t i = 0; i < n * EF_TILE * 2; i++)
+    int16_t *tile = (int16_t *)floats(n * shape.rows);
+    int16_t *panel = (int16_t *)floats(n * shape.columns);
+    for (size_t i = 0; i < n * shape.rows * 2; i++)
         tile[i] = (int16_t)(random_bits() % 2801) - 1400;
-    for (size_t i = 0; i < n * EF_COLUMNS * 2; i++)
+    for (size_t i = 0; i < n * shape.columns * 2; i++)
         panel[i] = (int16_t)(random_bits() % 2801) - 1400;
-    int32_t sums[2][SUMS] = {{1, -2, 3}, {1, -2, 3}};
+    int32_t sums[2][EF_WIDE_ROWS * EF_WIDE_COLUMNS] = {{1, -2, 3}, {1, -2, 3}};
     for (int first = 0; first < 2; first++) {
-        best->multiply_i16(tile, panel, n, sums[0], first);
-        oracle->multiply_i16(tile, panel, n, sums[1], first);
+        best->multiply_i16(shape, tile, panel, n, sums[0], first);
+        oracle->multiply_i16(shape, tile, panel, n, sums[1], first);
         same("multiply_i16", n, sums[0], sums[1], sizeof sums[0]);
     }
     free(tile), free(panel);
 
-    const size_t n_rows = n < EF_TILE ? n : EF_TILE;
-    float least[EF_COLUMNS];
-    for (size_t c = 0; c < EF_COLUMNS; c++)
-        least[c] = 0.1f * (float)sums[0][n % EF_TILE * EF_COLUMNS + c];
-    least[n % EF_COLUMNS] = n % 2 ? INFINITY : -INFINITY;
-    const float scales[EF_TILE] = {0.1f, 0.1f, 0.0f, 0.2f};
-    const float margins[EF_TILE] = {0.0f, 1.5f, INFINITY, -3e5f};
-    uint32_t masks[2][EF_TILE] = {{7, 7, 7, 7}, {7, 7, 7, 7}};
-    best->reach_i32(sums[0], scales, margins, least, n_rows, masks[0]);
-    oracle->reach_i32(sums[0], scales, margins, least, n_rows, masks[1]);
+    const size_t n_rows = n < shape.rows ? n : shape.rows;
+    float least[EF_WIDE_COLUMNS];
+    for (size_t c = 0; c < shape.columns; c++)
+        least[c] = 0.1f * (float)sums[0][n % shape.rows * shape.columns + c];
+    least[n % shape.columns] = n % 2 ? INFINITY : -INFINITY;
+    const float scales[EF_WIDE_ROWS] = {0.1f, 0.1f, 0.0f, 0.2f, 0.1f, 0.1f, 0.3f, 0.1f};
+    const float margins[EF_WIDE_ROWS] = {0.0f, 1.5f, INFINITY, -3e5f, 0.1f, 0.0f, 0.0f, 2.0f};
+    uint32_t masks[2][EF_WIDE_ROWS] = {{7, 7, 7, 7}, {7, 7, 7, 7}};
+    best->reach_i32(shape, sums[0], scales, margins, least, n_rows, masks[0]);
+    oracle->reach_i32(shape, sums[0], scales, margins, least, n_rows, masks[1]);
     same("reach_i32", n, masks[0], masks[1], sizeof masks[0]);
     free(a), free(b);
 }
 
-int main(void) {
+/* Compares the set in use with the oracle. */
+static void test_set(void) {
     best = ef_active_kernels();
-    if (best == oracle) {
-        printf("this machine has nothing but the scalar kernels: nothing to compare\n");
-        return 1;
-    }
+    n_compared = n_different = 0;
     for (int round = 0; round < 20; round++) {
         for (size_t i = 0; i < N_SIZES; i++) {
             test_convert(SIZES[i]);
@@ -298,5 +302,21 @@ int main(void) {
     }
     printf("%s against scalar: %zu comparisons, %zu different\n", best->isa, n_compared,
            n_different);
-    return n_different > 0;
+}
+
+int main(void) {
+    size_t n_sets = 0, n_failed = 0;
+    for (size_t i = 0; i < ef_isa_count(); i++) {
+        const char *name = ef_isa_name(i);
+        if (strcmp(name, "generic") == 0 || strcmp(name, "scalar") == 0)
+            continue;
+        if (ef_set_isa(name) != EF_OK)
+            return 2;
+        test_set();
+        n_sets++;
+        n_failed += n_different > 0;
+    }
+    if (n_sets == 0)
+        printf("this machine has nothing but the scalar kernels: nothing to compare\n");
+    return n_sets == 0 || n_failed > 0;
 }

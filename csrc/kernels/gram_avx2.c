@@ -24,14 +24,14 @@ EF_AVX2 static inline void flush_f32(double *target, row_f32 sum) {
 EF_AVX2 static void rows_f32(const float *a, const float *b, size_t n, double *tile,
                              const char *next) {
     enum { STEP = 64, LINES = 8, LINE_BYTES = 64 };
-    for (size_t i = 0; i < ROWS * EF_PANEL; i += 8) /* needed at the end */
+    for (size_t i = 0; i < ROWS * EF_TILE_COLUMNS; i += 8) /* needed at the end */
         _mm_prefetch((const char *)(tile + i), _MM_HINT_T0);
     row_f32 s0 = zero_f32(), s1 = zero_f32(), s2 = zero_f32(), s3 = zero_f32();
     for (size_t first = 0; first < n; first += STEP) {
         for (size_t i = 0; i < LINES; i++, next += LINE_BYTES)
             _mm_prefetch(next, _MM_HINT_T0);
         const size_t last = n - first < STEP ? n : first + STEP;
-        for (size_t r = first; r < last; r++, a += EF_PANEL, b += EF_PANEL) {
+        for (size_t r = first; r < last; r++, a += EF_TILE_COLUMNS, b += EF_TILE_COLUMNS) {
             const row_f32 columns = load_f32(b);
             s0 = multiply_add_f32(a, columns, s0);
             s1 = multiply_add_f32(a + 1, columns, s1);
@@ -40,17 +40,18 @@ EF_AVX2 static void rows_f32(const float *a, const float *b, size_t n, double *t
         }
     }
     flush_f32(tile, s0);
-    flush_f32(tile + EF_PANEL, s1);
-    flush_f32(tile + 2 * EF_PANEL, s2);
-    flush_f32(tile + 3 * EF_PANEL, s3);
+    flush_f32(tile + EF_TILE_COLUMNS, s1);
+    flush_f32(tile + 2 * EF_TILE_COLUMNS, s2);
+    flush_f32(tile + 3 * EF_TILE_COLUMNS, s3);
 }
 
-EF_AVX2 void ef_gram_f32_avx2(const float *a, const float *b, size_t n, double *tile,
+EF_AVX2 void ef_gram_f32_avx2(ef_tile shape, const float *a, const float *b, size_t n, double *tile,
                               const float *next) {
+    (void)shape;
     /* The six calls fetch half a panel. */
     const char *bytes = (const char *)next;
-    for (size_t i = 0; i < EF_PANEL; i += ROWS)
-        rows_f32(a + i, b, n, tile + i * EF_PANEL, bytes + i / ROWS * n * 8);
+    for (size_t i = 0; i < EF_TILE_COLUMNS; i += ROWS)
+        rows_f32(a + i, b, n, tile + i * EF_TILE_COLUMNS, bytes + i / ROWS * n * 8);
 }
 
 /* Half a row of the tile: 12 columns. */
@@ -86,7 +87,7 @@ EF_AVX2 static inline void flush_f64(double *target, half_f64 sum) {
 /* Four rows and twelve columns of the tile; `a` and `b` point at the first of each. */
 EF_AVX2 static void rows_f64(const double *a, const double *b, size_t n, double *tile) {
     half_f64 s0 = zero_f64(), s1 = zero_f64(), s2 = zero_f64(), s3 = zero_f64();
-    for (size_t r = 0; r < n; r++, a += EF_PANEL, b += EF_PANEL) {
+    for (size_t r = 0; r < n; r++, a += EF_TILE_COLUMNS, b += EF_TILE_COLUMNS) {
         const half_f64 columns = load_f64(b);
         s0 = multiply_add_f64(a, columns, s0);
         s1 = multiply_add_f64(a + 1, columns, s1);
@@ -94,15 +95,17 @@ EF_AVX2 static void rows_f64(const double *a, const double *b, size_t n, double 
         s3 = multiply_add_f64(a + 3, columns, s3);
     }
     flush_f64(tile, s0);
-    flush_f64(tile + EF_PANEL, s1);
-    flush_f64(tile + 2 * EF_PANEL, s2);
-    flush_f64(tile + 3 * EF_PANEL, s3);
+    flush_f64(tile + EF_TILE_COLUMNS, s1);
+    flush_f64(tile + 2 * EF_TILE_COLUMNS, s2);
+    flush_f64(tile + 3 * EF_TILE_COLUMNS, s3);
 }
 
-EF_AVX2 void ef_gram_f64_avx2(const double *a, const double *b, size_t n, double *tile) {
-    for (size_t j = 0; j < EF_PANEL; j += EF_PANEL / 2)
-        for (size_t i = 0; i < EF_PANEL; i += ROWS)
-            rows_f64(a + i, b + j, n, tile + i * EF_PANEL + j);
+EF_AVX2 void ef_gram_f64_avx2(ef_tile shape, const double *a, const double *b, size_t n,
+                              double *tile) {
+    (void)shape;
+    for (size_t j = 0; j < EF_TILE_COLUMNS; j += EF_TILE_COLUMNS / 2)
+        for (size_t i = 0; i < EF_TILE_COLUMNS; i += ROWS)
+            rows_f64(a + i, b + j, n, tile + i * EF_TILE_COLUMNS + j);
 }
 
 /* The product of a row and one direction. */
@@ -136,9 +139,11 @@ EF_AVX2 void ef_peel_f32_avx2(float *row, size_t n, const float *basis, size_t p
                                                  _mm_set_ss(row[i])));
 }
 
-EF_AVX2 void ef_panel_f32_avx2(const float *src, size_t stride, size_t n, float *dst) {
-    for (size_t r = 0; r < n; r++, src += stride, dst += EF_PANEL)
-        for (size_t i = 0; i < EF_PANEL; i += 8)
+EF_AVX2 void ef_panel_f32_avx2(ef_tile shape, const float *src, size_t stride, size_t n,
+                               float *dst) {
+    (void)shape;
+    for (size_t r = 0; r < n; r++, src += stride, dst += EF_TILE_COLUMNS)
+        for (size_t i = 0; i < EF_TILE_COLUMNS; i += 8)
             _mm256_stream_ps(dst + i, _mm256_loadu_ps(src + i));
     _mm_sfence(); /* before another thread is told */
 }

@@ -22,7 +22,7 @@ static inline void flush_f32(double *target, row_f32 sum) {
 /* Four rows of the tile; `a` points at their first column. */
 static void rows_f32(const float *a, const float *b, size_t n, double *tile) {
     row_f32 s0 = zero_f32(), s1 = zero_f32(), s2 = zero_f32(), s3 = zero_f32();
-    for (size_t r = 0; r < n; r++, a += EF_PANEL, b += EF_PANEL) {
+    for (size_t r = 0; r < n; r++, a += EF_TILE_COLUMNS, b += EF_TILE_COLUMNS) {
         const row_f32 columns = load_f32(b);
         s0 = multiply_add_f32(a, columns, s0);
         s1 = multiply_add_f32(a + 1, columns, s1);
@@ -30,15 +30,17 @@ static void rows_f32(const float *a, const float *b, size_t n, double *tile) {
         s3 = multiply_add_f32(a + 3, columns, s3);
     }
     flush_f32(tile, s0);
-    flush_f32(tile + EF_PANEL, s1);
-    flush_f32(tile + 2 * EF_PANEL, s2);
-    flush_f32(tile + 3 * EF_PANEL, s3);
+    flush_f32(tile + EF_TILE_COLUMNS, s1);
+    flush_f32(tile + 2 * EF_TILE_COLUMNS, s2);
+    flush_f32(tile + 3 * EF_TILE_COLUMNS, s3);
 }
 
-void ef_gram_f32_neon(const float *a, const float *b, size_t n, double *tile, const float *next) {
+void ef_gram_f32_neon(ef_tile shape, const float *a, const float *b, size_t n, double *tile,
+                      const float *next) {
+    (void)shape;
     (void)next;
-    for (size_t i = 0; i < EF_PANEL; i += ROWS)
-        rows_f32(a + i, b, n, tile + i * EF_PANEL);
+    for (size_t i = 0; i < EF_TILE_COLUMNS; i += ROWS)
+        rows_f32(a + i, b, n, tile + i * EF_TILE_COLUMNS);
 }
 
 /* Half a row of the tile: 12 columns. */
@@ -77,7 +79,7 @@ static inline void flush_f64(double *target, half_f64 sum) {
 /* Four rows and twelve columns of the tile; `a` and `b` point at the first of each. */
 static void rows_f64(const double *a, const double *b, size_t n, double *tile) {
     half_f64 s0 = zero_f64(), s1 = zero_f64(), s2 = zero_f64(), s3 = zero_f64();
-    for (size_t r = 0; r < n; r++, a += EF_PANEL, b += EF_PANEL) {
+    for (size_t r = 0; r < n; r++, a += EF_TILE_COLUMNS, b += EF_TILE_COLUMNS) {
         const half_f64 columns = load_f64(b);
         s0 = multiply_add_f64(a, columns, s0);
         s1 = multiply_add_f64(a + 1, columns, s1);
@@ -85,15 +87,16 @@ static void rows_f64(const double *a, const double *b, size_t n, double *tile) {
         s3 = multiply_add_f64(a + 3, columns, s3);
     }
     flush_f64(tile, s0);
-    flush_f64(tile + EF_PANEL, s1);
-    flush_f64(tile + 2 * EF_PANEL, s2);
-    flush_f64(tile + 3 * EF_PANEL, s3);
+    flush_f64(tile + EF_TILE_COLUMNS, s1);
+    flush_f64(tile + 2 * EF_TILE_COLUMNS, s2);
+    flush_f64(tile + 3 * EF_TILE_COLUMNS, s3);
 }
 
-void ef_gram_f64_neon(const double *a, const double *b, size_t n, double *tile) {
-    for (size_t j = 0; j < EF_PANEL; j += EF_PANEL / 2)
-        for (size_t i = 0; i < EF_PANEL; i += ROWS)
-            rows_f64(a + i, b + j, n, tile + i * EF_PANEL + j);
+void ef_gram_f64_neon(ef_tile shape, const double *a, const double *b, size_t n, double *tile) {
+    (void)shape;
+    for (size_t j = 0; j < EF_TILE_COLUMNS; j += EF_TILE_COLUMNS / 2)
+        for (size_t i = 0; i < EF_TILE_COLUMNS; i += ROWS)
+            rows_f64(a + i, b + j, n, tile + i * EF_TILE_COLUMNS + j);
 }
 
 /* The product of a row and one direction. */

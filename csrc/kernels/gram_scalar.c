@@ -3,25 +3,28 @@
 
 #include <math.h>
 
-void ef_gram_f32_scalar(const float *a, const float *b, size_t n, double *tile, const float *next) {
+void ef_gram_f32_scalar(ef_tile shape, const float *a, const float *b, size_t n, double *sums,
+                        const float *next) {
+    const size_t columns = shape.columns;
     (void)next;
-    for (size_t i = 0; i < EF_PANEL; i++) {
-        for (size_t j = 0; j < EF_PANEL; j++) {
+    for (size_t i = 0; i < columns; i++) {
+        for (size_t j = 0; j < columns; j++) {
             float sum = 0.0f;
             for (size_t r = 0; r < n; r++)
-                sum = fmaf(a[r * EF_PANEL + i], b[r * EF_PANEL + j], sum);
-            tile[i * EF_PANEL + j] += (double)sum;
+                sum = fmaf(a[r * columns + i], b[r * columns + j], sum);
+            sums[i * columns + j] += (double)sum;
         }
     }
 }
 
-void ef_gram_f64_scalar(const double *a, const double *b, size_t n, double *tile) {
-    for (size_t i = 0; i < EF_PANEL; i++) {
-        for (size_t j = 0; j < EF_PANEL; j++) {
+void ef_gram_f64_scalar(ef_tile shape, const double *a, const double *b, size_t n, double *sums) {
+    const size_t columns = shape.columns;
+    for (size_t i = 0; i < columns; i++) {
+        for (size_t j = 0; j < columns; j++) {
             double sum = 0.0;
             for (size_t r = 0; r < n; r++)
-                sum += a[r * EF_PANEL + i] * b[r * EF_PANEL + j];
-            tile[i * EF_PANEL + j] += sum;
+                sum += a[r * columns + i] * b[r * columns + j];
+            sums[i * columns + j] += sum;
         }
     }
 }
@@ -38,8 +41,8 @@ void ef_peel_f32_scalar(float *row, size_t n, const float *basis, size_t p, floa
             row[i] = fmaf(-parts[q], basis[q * n + i], row[i]);
 }
 
-void ef_panel_f32_scalar(const float *src, size_t stride, size_t n, float *dst) {
-    for (size_t r = 0; r < n; r++, src += stride, dst += EF_PANEL)
-        for (size_t i = 0; i < EF_PANEL; i++)
+void ef_panel_f32_scalar(ef_tile shape, const float *src, size_t stride, size_t n, float *dst) {
+    for (size_t r = 0; r < n; r++, src += stride, dst += shape.columns)
+        for (size_t i = 0; i < shape.columns; i++)
             dst[i] = src[i];
 }

@@ -44,7 +44,7 @@ EF_AVX2 static inline __m256i rounded(const float *row, float factor) {
     return _mm256_cvtps_epi32(_mm256_mul_ps(_mm256_loadu_ps(row), _mm256_set1_ps(factor)));
 }
 
-EF_AVX2 void ef_interleave_i16_avx2(const float *const rows[EF_TILE], const float factors[EF_TILE],
+EF_AVX2 void ef_interleave_i16_avx2(ef_tile shape, const float *const *rows, const float *factors,
                                     size_t n, int16_t *dst, size_t step) {
     size_t i = 0;
     for (; i + 8 <= n; i += 8, dst += 4 * step) {
@@ -60,11 +60,11 @@ EF_AVX2 void ef_interleave_i16_avx2(const float *const rows[EF_TILE], const floa
         _mm_storeu_si128((__m128i *)(dst + 2 * step), _mm256_extracti128_si256(even, 1));
         _mm_storeu_si128((__m128i *)(dst + 3 * step), _mm256_extracti128_si256(odd, 1));
     }
-    const float *const rest[EF_TILE] = {rows[0] + i, rows[1] + i, rows[2] + i, rows[3] + i};
-    ef_interleave_i16_scalar(rest, factors, n - i, dst, step);
+    const float *const rest[EF_TILE_ROWS] = {rows[0] + i, rows[1] + i, rows[2] + i, rows[3] + i};
+    ef_interleave_i16_scalar(shape, rest, factors, n - i, dst, step);
 }
 
-/* Sums of a row of the tile with EF_COLUMNS columns. */
+/* Sums of a row of the tile with EF_LENS_COLUMNS columns. */
 typedef struct row_i32 {
     __m256i v0, v1;
 } row_i32;
@@ -97,11 +97,12 @@ EF_AVX2 static inline void store_i32(int32_t *target, row_i32 sum, int first) {
     _mm256_storeu_si256((__m256i *)(target + 8), sum.v1);
 }
 
-EF_AVX2 void ef_multiply_i16_avx2(const int16_t *tile, const int16_t *panel, size_t n,
-                                  int32_t *sums, int first) {
+EF_AVX2 void ef_multiply_i16_avx2(ef_tile shape, const int16_t *tile, const int16_t *panel,
+                                  size_t n, int32_t *sums, int first) {
+    (void)shape;
     row_i32 s0 = zero_i32(), s1 = zero_i32(), s2 = zero_i32(), s3 = zero_i32();
 #pragma GCC unroll 2
-    for (size_t i = 0; i < n; i++, tile += 2 * EF_TILE, panel += 2 * EF_COLUMNS) {
+    for (size_t i = 0; i < n; i++, tile += 2 * EF_TILE_ROWS, panel += 2 * EF_LENS_COLUMNS) {
         const row_i32 columns = load_i32(panel);
         s0 = multiply_add_i32(tile, columns, s0);
         s1 = multiply_add_i32(tile + 2, columns, s1);
@@ -109,9 +110,9 @@ EF_AVX2 void ef_multiply_i16_avx2(const int16_t *tile, const int16_t *panel, siz
         s3 = multiply_add_i32(tile + 6, columns, s3);
     }
     store_i32(sums, s0, first);
-    store_i32(sums + EF_COLUMNS, s1, first);
-    store_i32(sums + 2 * EF_COLUMNS, s2, first);
-    store_i32(sums + 3 * EF_COLUMNS, s3, first);
+    store_i32(sums + EF_LENS_COLUMNS, s1, first);
+    store_i32(sums + 2 * EF_LENS_COLUMNS, s2, first);
+    store_i32(sums + 3 * EF_LENS_COLUMNS, s3, first);
 }
 
 /* Eight bits of a mask. */
@@ -122,9 +123,11 @@ EF_AVX2 static inline uint32_t reach(__m256i sums, __m256 scale, __m256 margin,
     return (uint32_t)_mm256_movemask_ps(reached);
 }
 
-EF_AVX2 void ef_reach_i32_avx2(const int32_t *sums, const float *scales, const float *margins,
-                               const float *least, size_t n, uint32_t *masks) {
-    for (size_t r = 0; r < n; r++, sums += EF_COLUMNS) {
+EF_AVX2 void ef_reach_i32_avx2(ef_tile shape, const int32_t *sums, const float *scales,
+                               const float *margins, const float *least, size_t n,
+                               uint32_t *masks) {
+    (void)shape;
+    for (size_t r = 0; r < n; r++, sums += EF_LENS_COLUMNS) {
         const row_i32 row = load_i32(sums);
         const __m256 scale = _mm256_broadcast_ss(scales + r);
         const __m256 margin = _mm256_broadcast_ss(margins + r);

@@ -40,8 +40,8 @@ static inline int32x4_t rounded(const float *row, float factor) {
     return vreinterpretq_s32_s16(vcombine_s16(vmovn_s32(low), vmovn_s32(high)));
 }
 
-void ef_interleave_i16_neon(const float *const rows[EF_TILE], const float factors[EF_TILE],
-                            size_t n, int16_t *dst, size_t step) {
+void ef_interleave_i16_neon(ef_tile shape, const float *const *rows, const float *factors, size_t n,
+                            int16_t *dst, size_t step) {
     size_t i = 0;
     for (; i + 8 <= n; i += 8, dst += 4 * step) {
         const int32x4x4_t pairs = {
@@ -52,11 +52,11 @@ void ef_interleave_i16_neon(const float *const rows[EF_TILE], const float factor
         for (size_t p = 0; p < 4; p++)
             vst1q_s16(dst + p * step, vreinterpretq_s16_s32(vld1q_s32(turned + 4 * p)));
     }
-    const float *const rest[EF_TILE] = {rows[0] + i, rows[1] + i, rows[2] + i, rows[3] + i};
-    ef_interleave_i16_scalar(rest, factors, n - i, dst, step);
+    const float *const rest[EF_TILE_ROWS] = {rows[0] + i, rows[1] + i, rows[2] + i, rows[3] + i};
+    ef_interleave_i16_scalar(shape, rest, factors, n - i, dst, step);
 }
 
-/* Sums of a row of the tile with EF_COLUMNS columns. */
+/* Sums of a row of the tile with EF_LENS_COLUMNS columns. */
 typedef struct row_i32 {
     int32x4_t v0, v1, v2, v3;
 } row_i32;
@@ -87,12 +87,13 @@ static inline void store_i32(int32_t *target, row_i32 sum, int first) {
             vmlal_high_laneq_s16((sum).v3, high, rows, lane)                                       \
     }
 
-void ef_multiply_i16_neon(const int16_t *tile, const int16_t *panel, size_t n, int32_t *sums,
-                          int first) {
+void ef_multiply_i16_neon(ef_tile shape, const int16_t *tile, const int16_t *panel, size_t n,
+                          int32_t *sums, int first) {
+    (void)shape;
     row_i32 s0 = zero_i32(), s1 = zero_i32(), s2 = zero_i32(), s3 = zero_i32();
-    for (size_t i = 0; i < n; i++, tile += 2 * EF_TILE, panel += 2 * EF_COLUMNS) {
+    for (size_t i = 0; i < n; i++, tile += 2 * EF_TILE_ROWS, panel += 2 * EF_LENS_COLUMNS) {
         const int16x8_t rows = vld1q_s16(tile);
-        const int16x8x2_t low = vld2q_s16(panel), high = vld2q_s16(panel + EF_COLUMNS);
+        const int16x8x2_t low = vld2q_s16(panel), high = vld2q_s16(panel + EF_LENS_COLUMNS);
         s0 = MULTIPLY_ADD(s0, rows, 0, low.val[0], high.val[0]);
         s1 = MULTIPLY_ADD(s1, rows, 2, low.val[0], high.val[0]);
         s2 = MULTIPLY_ADD(s2, rows, 4, low.val[0], high.val[0]);
@@ -103,18 +104,19 @@ void ef_multiply_i16_neon(const int16_t *tile, const int16_t *panel, size_t n, i
         s3 = MULTIPLY_ADD(s3, rows, 7, low.val[1], high.val[1]);
     }
     store_i32(sums, s0, first);
-    store_i32(sums + EF_COLUMNS, s1, first);
-    store_i32(sums + 2 * EF_COLUMNS, s2, first);
-    store_i32(sums + 3 * EF_COLUMNS, s3, first);
+    store_i32(sums + EF_LENS_COLUMNS, s1, first);
+    store_i32(sums + 2 * EF_LENS_COLUMNS, s2, first);
+    store_i32(sums + 3 * EF_LENS_COLUMNS, s3, first);
 }
 
-void ef_reach_i32_neon(const int32_t *sums, const float *scales, const float *margins,
-                       const float *least, size_t n, uint32_t *masks) {
+void ef_reach_i32_neon(ef_tile shape, const int32_t *sums, const float *scales,
+                       const float *margins, const float *least, size_t n, uint32_t *masks) {
+    (void)shape;
     const uint32x4_t bits = {1, 2, 4, 8};
-    for (size_t r = 0; r < n; r++, sums += EF_COLUMNS) {
+    for (size_t r = 0; r < n; r++, sums += EF_LENS_COLUMNS) {
         const float32x4_t scale = vdupq_n_f32(scales[r]), margin = vdupq_n_f32(margins[r]);
         masks[r] = 0;
-        for (size_t c = 0; c < EF_COLUMNS; c += 4) {
+        for (size_t c = 0; c < EF_LENS_COLUMNS; c += 4) {
             const float32x4_t most = vfmaq_f32(margin, scale, vcvtq_f32_s32(vld1q_s32(sums + c)));
             const uint32x4_t reached = vcgeq_f32(most, vld1q_f32(least + c));
             masks[r] |= vaddvq_u32(vandq_u32(reached, bits)) << c;

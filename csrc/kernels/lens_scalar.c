@@ -12,9 +12,9 @@ float ef_dot_f32_scalar(const float *a, const float *b, size_t n) {
     return ((t[0] + t[4]) + (t[2] + t[6])) + ((t[1] + t[5]) + (t[3] + t[7]));
 }
 
-void ef_interleave_i16_scalar(const float *const rows[EF_TILE], const float factors[EF_TILE],
+void ef_interleave_i16_scalar(ef_tile shape, const float *const *rows, const float *factors,
                               size_t n, int16_t *dst, size_t step) {
-    for (size_t r = 0; r < EF_TILE; r++) {
+    for (size_t r = 0; r < shape.rows; r++) {
         for (size_t i = 0; i < n; i++)
             dst[i / 2 * step + 2 * r + i % 2] = (int16_t)lrintf(rows[r][i] * factors[r]);
         if (n % 2 != 0)
@@ -22,27 +22,27 @@ void ef_interleave_i16_scalar(const float *const rows[EF_TILE], const float fact
     }
 }
 
-void ef_multiply_i16_scalar(const int16_t *tile, const int16_t *panel, size_t n, int32_t *sums,
-                            int first) {
-    for (size_t r = 0; r < EF_TILE; r++) {
-        for (size_t c = 0; c < EF_COLUMNS; c++) {
-            int32_t sum = first ? 0 : sums[r * EF_COLUMNS + c];
+void ef_multiply_i16_scalar(ef_tile shape, const int16_t *tile, const int16_t *panel, size_t n,
+                            int32_t *sums, int first) {
+    for (size_t r = 0; r < shape.rows; r++) {
+        for (size_t c = 0; c < shape.columns; c++) {
+            int32_t sum = first ? 0 : sums[r * shape.columns + c];
             for (size_t i = 0; i < n; i++) {
-                const int16_t *row = tile + (i * EF_TILE + r) * 2;
-                const int16_t *column = panel + (i * EF_COLUMNS + c) * 2;
+                const int16_t *row = tile + (i * shape.rows + r) * 2;
+                const int16_t *column = panel + (i * shape.columns + c) * 2;
                 sum += row[0] * column[0] + row[1] * column[1];
             }
-            sums[r * EF_COLUMNS + c] = sum;
+            sums[r * shape.columns + c] = sum;
         }
     }
 }
 
-void ef_reach_i32_scalar(const int32_t *sums, const float *scales, const float *margins,
-                         const float *least, size_t n, uint32_t *masks) {
+void ef_reach_i32_scalar(ef_tile shape, const int32_t *sums, const float *scales,
+                         const float *margins, const float *least, size_t n, uint32_t *masks) {
     for (size_t r = 0; r < n; r++) {
         masks[r] = 0;
-        for (size_t c = 0; c < EF_COLUMNS; c++) {
-            const float most = fmaf(scales[r], (float)sums[r * EF_COLUMNS + c], margins[r]);
+        for (size_t c = 0; c < shape.columns; c++) {
+            const float most = fmaf(scales[r], (float)sums[r * shape.columns + c], margins[r]);
             masks[r] |= (uint32_t)(most >= least[c]) << c;
         }
     }

@@ -7,19 +7,19 @@
 #if defined(__x86_64__)
 #include "tile_avx2.h"
 
-EF_AVX2 void ef_interleave_f32_avx2(const float *const rows[EF_TILE], size_t n, float *dst) {
+EF_AVX2 void ef_interleave_f32_avx2(ef_tile shape, const float *const *rows, size_t n, float *dst) {
     size_t i = 0;
     for (; i + 4 <= n; i += 4) {
         __m128 r0 = _mm_loadu_ps(rows[0] + i), r1 = _mm_loadu_ps(rows[1] + i);
         __m128 r2 = _mm_loadu_ps(rows[2] + i), r3 = _mm_loadu_ps(rows[3] + i);
         _MM_TRANSPOSE4_PS(r0, r1, r2, r3);
-        _mm_storeu_ps(dst + i * EF_TILE, r0);
-        _mm_storeu_ps(dst + i * EF_TILE + 4, r1);
-        _mm_storeu_ps(dst + i * EF_TILE + 8, r2);
-        _mm_storeu_ps(dst + i * EF_TILE + 12, r3);
+        _mm_storeu_ps(dst + i * EF_TILE_ROWS, r0);
+        _mm_storeu_ps(dst + i * EF_TILE_ROWS + 4, r1);
+        _mm_storeu_ps(dst + i * EF_TILE_ROWS + 8, r2);
+        _mm_storeu_ps(dst + i * EF_TILE_ROWS + 12, r3);
     }
-    const float *const rest[EF_TILE] = {rows[0] + i, rows[1] + i, rows[2] + i, rows[3] + i};
-    ef_interleave_f32_scalar(rest, n - i, dst + i * EF_TILE);
+    const float *const rest[EF_TILE_ROWS] = {rows[0] + i, rows[1] + i, rows[2] + i, rows[3] + i};
+    ef_interleave_f32_scalar(shape, rest, n - i, dst + i * EF_TILE_ROWS);
 }
 
 EF_AVX2 static inline void store(float *y, row_f32 sum, int first) {
@@ -33,11 +33,15 @@ EF_AVX2 static inline void store(float *y, row_f32 sum, int first) {
     _mm256_storeu_ps(y + 16, sum.v2);
 }
 
-EF_AVX2 void ef_project_f32_avx2(const float *x, const float *panel, size_t n, float *y,
-                                 size_t y_stride, int first) {
+EF_AVX2 void ef_project_f32_avx2(ef_tile shape, const float *x, const float *panel, size_t n,
+                                 float *y, size_t y_stride, int first, const float *next) {
+    (void)shape;
     row_f32 s0 = zero_f32(), s1 = zero_f32(), s2 = zero_f32(), s3 = zero_f32();
-    for (size_t i = 0; i < n; i++, x += EF_TILE, panel += EF_PANEL) {
+#pragma GCC unroll 4
+    for (size_t i = 0; i < n; i++, x += EF_TILE_ROWS, panel += EF_TILE_COLUMNS) {
         const row_f32 components = load_f32(panel);
+        if (i % 4 == 0)
+            _mm_prefetch((const char *)(next + 4 * i), _MM_HINT_T1);
         s0 = multiply_add_f32(x, components, s0);
         s1 = multiply_add_f32(x + 1, components, s1);
         s2 = multiply_add_f32(x + 2, components, s2);
@@ -49,15 +53,16 @@ EF_AVX2 void ef_project_f32_avx2(const float *x, const float *panel, size_t n, f
     store(y + 3 * y_stride, s3, first);
 }
 
-EF_AVX2 void ef_project_row_f32_avx2(const float *x, const float *panels, size_t n, float *y,
-                                     int first) {
-    const float *second = panels + n * EF_PANEL;
+EF_AVX2 void ef_project_row_f32_avx2(ef_tile shape, const float *x, const float *panels, size_t n,
+                                     float *y, int first) {
+    (void)shape;
+    const float *second = panels + n * EF_TILE_COLUMNS;
     row_f32 s0 = zero_f32(), s1 = zero_f32();
-    for (size_t i = 0; i < n; i++, panels += EF_PANEL, second += EF_PANEL) {
+    for (size_t i = 0; i < n; i++, panels += EF_TILE_COLUMNS, second += EF_TILE_COLUMNS) {
         s0 = multiply_add_f32(x + i, load_f32(panels), s0);
         s1 = multiply_add_f32(x + i, load_f32(second), s1);
     }
     store(y, s0, first);
-    store(y + EF_PANEL, s1, first);
+    store(y + EF_TILE_COLUMNS, s1, first);
 }
 #endif

@@ -6,15 +6,15 @@
 #if defined(__aarch64__)
 #include "tile_neon.h"
 
-void ef_interleave_f32_neon(const float *const rows[EF_TILE], size_t n, float *dst) {
+void ef_interleave_f32_neon(ef_tile shape, const float *const *rows, size_t n, float *dst) {
     size_t i = 0;
     for (; i + 4 <= n; i += 4) {
         const float32x4x4_t columns = {{vld1q_f32(rows[0] + i), vld1q_f32(rows[1] + i),
                                         vld1q_f32(rows[2] + i), vld1q_f32(rows[3] + i)}};
-        vst4q_f32(dst + i * EF_TILE, columns);
+        vst4q_f32(dst + i * EF_TILE_ROWS, columns);
     }
-    const float *const rest[EF_TILE] = {rows[0] + i, rows[1] + i, rows[2] + i, rows[3] + i};
-    ef_interleave_f32_scalar(rest, n - i, dst + i * EF_TILE);
+    const float *const rest[EF_TILE_ROWS] = {rows[0] + i, rows[1] + i, rows[2] + i, rows[3] + i};
+    ef_interleave_f32_scalar(shape, rest, n - i, dst + i * EF_TILE_ROWS);
 }
 
 static inline void store(float *y, row_f32 sum, int first) {
@@ -32,10 +32,12 @@ static inline void store(float *y, row_f32 sum, int first) {
     vst1q_f32(y + 20, sum.v5);
 }
 
-void ef_project_f32_neon(const float *x, const float *panel, size_t n, float *y, size_t y_stride,
-                         int first) {
+void ef_project_f32_neon(ef_tile shape, const float *x, const float *panel, size_t n, float *y,
+                         size_t y_stride, int first, const float *next) {
+    (void)next;
+    (void)shape;
     row_f32 s0 = zero_f32(), s1 = zero_f32(), s2 = zero_f32(), s3 = zero_f32();
-    for (size_t i = 0; i < n; i++, x += EF_TILE, panel += EF_PANEL) {
+    for (size_t i = 0; i < n; i++, x += EF_TILE_ROWS, panel += EF_TILE_COLUMNS) {
         const row_f32 components = load_f32(panel);
         s0 = multiply_add_f32(x, components, s0);
         s1 = multiply_add_f32(x + 1, components, s1);
@@ -48,14 +50,16 @@ void ef_project_f32_neon(const float *x, const float *panel, size_t n, float *y,
     store(y + 3 * y_stride, s3, first);
 }
 
-void ef_project_row_f32_neon(const float *x, const float *panels, size_t n, float *y, int first) {
-    const float *second = panels + n * EF_PANEL;
+void ef_project_row_f32_neon(ef_tile shape, const float *x, const float *panels, size_t n, float *y,
+                             int first) {
+    (void)shape;
+    const float *second = panels + n * EF_TILE_COLUMNS;
     row_f32 s0 = zero_f32(), s1 = zero_f32();
-    for (size_t i = 0; i < n; i++, panels += EF_PANEL, second += EF_PANEL) {
+    for (size_t i = 0; i < n; i++, panels += EF_TILE_COLUMNS, second += EF_TILE_COLUMNS) {
         s0 = multiply_add_f32(x + i, load_f32(panels), s0);
         s1 = multiply_add_f32(x + i, load_f32(second), s1);
     }
     store(y, s0, first);
-    store(y + EF_PANEL, s1, first);
+    store(y + EF_TILE_COLUMNS, s1, first);
 }
 #endif

@@ -3,34 +3,38 @@
 
 #include <math.h>
 
-void ef_interleave_f32_scalar(const float *const rows[EF_TILE], size_t n, float *dst) {
+void ef_interleave_f32_scalar(ef_tile shape, const float *const *rows, size_t n, float *dst) {
     for (size_t i = 0; i < n; i++)
-        for (size_t r = 0; r < EF_TILE; r++)
-            dst[i * EF_TILE + r] = rows[r][i];
+        for (size_t r = 0; r < shape.rows; r++)
+            dst[i * shape.rows + r] = rows[r][i];
 }
 
 /* One sum: inputs `x_step` elements apart times a panel's column. */
-static float product(const float *x, size_t x_step, const float *column, size_t n) {
+static float product(const float *x, size_t x_step, const float *column, size_t column_step,
+                     size_t n) {
     float sum = 0.0f;
     for (size_t i = 0; i < n; i++)
-        sum = fmaf(x[i * x_step], column[i * EF_PANEL], sum);
+        sum = fmaf(x[i * x_step], column[i * column_step], sum);
     return sum;
 }
 
-void ef_project_f32_scalar(const float *x, const float *panel, size_t n, float *y, size_t y_stride,
-                           int first) {
-    for (size_t r = 0; r < EF_TILE; r++) {
-        for (size_t c = 0; c < EF_PANEL; c++) {
-            const float sum = product(x + r, EF_TILE, panel + c, n);
+void ef_project_f32_scalar(ef_tile shape, const float *x, const float *panel, size_t n, float *y,
+                           size_t y_stride, int first, const float *next) {
+    (void)next;
+    for (size_t r = 0; r < shape.rows; r++) {
+        for (size_t c = 0; c < shape.columns; c++) {
+            const float sum = product(x + r, shape.rows, panel + c, shape.columns, n);
             y[r * y_stride + c] = first ? sum : y[r * y_stride + c] + sum;
         }
     }
 }
 
-void ef_project_row_f32_scalar(const float *x, const float *panels, size_t n, float *y, int first) {
-    for (size_t c = 0; c < 2 * EF_PANEL; c++) {
-        const float *panel = panels + c / EF_PANEL * n * EF_PANEL;
-        const float sum = product(x, 1, panel + c % EF_PANEL, n);
+void ef_project_row_f32_scalar(ef_tile shape, const float *x, const float *panels, size_t n,
+                               float *y, int first) {
+    const size_t columns = shape.columns;
+    for (size_t c = 0; c < 2 * columns; c++) {
+        const float *panel = panels + c / columns * n * columns;
+        const float sum = product(x, 1, panel + c % columns, columns, n);
         y[c] = first ? sum : y[c] + sum;
     }
 }

@@ -3,39 +3,8 @@
 
 const ef_kernels ef_kernels_scalar = {
     .isa = "scalar",
-    .f16_to_f32 = ef_f16_to_f32_scalar,
-    .bf16_to_f32 = ef_bf16_to_f32_scalar,
-    .f32_to_f64 = ef_f32_to_f64_scalar,
-    .f64_to_f32 = ef_f64_to_f32_scalar,
-    .f32_to_f16 = ef_f32_to_f16_scalar,
-    .f32_to_bf16 = ef_f32_to_bf16_scalar,
-    .dequantize_q4_0 = ef_dequantize_q4_0_scalar,
-    .dequantize_q8_0 = ef_dequantize_q8_0_scalar,
-    .dequantize_q4_k = ef_dequantize_q4_k_scalar,
-    .dequantize_q6_k = ef_dequantize_q6_k_scalar,
-    .gram_f32 = ef_gram_f32_scalar,
-    .gram_f64 = ef_gram_f64_scalar,
-    .peel_f32 = ef_peel_f32_scalar,
-    .panel_f32 = ef_panel_f32_scalar,
-    .interleave_f32 = ef_interleave_f32_scalar,
-    .project_f32 = ef_project_f32_scalar,
-    .project_row_f32 = ef_project_row_f32_scalar,
-    .dot_f32 = ef_dot_f32_scalar,
-    .interleave_i16 = ef_interleave_i16_scalar,
-    .multiply_i16 = ef_multiply_i16_scalar,
-    .reach_i32 = ef_reach_i32_scalar,
-    .squares_f32 = ef_squares_f32_scalar,
-    .abs_max_f32 = ef_abs_max_f32_scalar,
-    .scale_f32 = ef_scale_f32_scalar,
-    .to_i8 = ef_to_i8_scalar,
-    .to_u8 = ef_to_u8_scalar,
-    .to_bits = ef_to_bits_scalar,
-};
-
-/* For a machine without kernels of its own: OpenBLAS's products, the rest as scalar. */
-const ef_kernels ef_kernels_generic = {
-    .isa = "generic",
-    .products_by_openblas = true,
+    .product = {EF_TILE_ROWS, EF_TILE_COLUMNS},
+    .lens = {EF_TILE_ROWS, EF_LENS_COLUMNS},
     .f16_to_f32 = ef_f16_to_f32_scalar,
     .bf16_to_f32 = ef_bf16_to_f32_scalar,
     .f32_to_f64 = ef_f32_to_f64_scalar,
@@ -68,6 +37,8 @@ const ef_kernels ef_kernels_generic = {
 #if defined(__x86_64__)
 const ef_kernels ef_kernels_avx2 = {
     .isa = "avx2",
+    .product = {EF_TILE_ROWS, EF_TILE_COLUMNS},
+    .lens = {EF_TILE_ROWS, EF_LENS_COLUMNS},
     .f16_to_f32 = ef_f16_to_f32_avx2,
     .bf16_to_f32 = ef_bf16_to_f32_avx2,
     .f32_to_f64 = ef_f32_to_f64_avx2,
@@ -96,11 +67,47 @@ const ef_kernels ef_kernels_avx2 = {
     .to_u8 = ef_to_u8_avx2,
     .to_bits = ef_to_bits_avx2,
 };
+
+/* Where products are what takes the time; the rest comes as fast from memory with AVX2. */
+const ef_kernels ef_kernels_avx512 = {
+    .isa = "avx512",
+    .product = {EF_WIDE_ROWS, EF_WIDE_COLUMNS},
+    .lens = {EF_WIDE_ROWS, EF_WIDE_COLUMNS},
+    .f16_to_f32 = ef_f16_to_f32_avx2,
+    .bf16_to_f32 = ef_bf16_to_f32_avx2,
+    .f32_to_f64 = ef_f32_to_f64_avx2,
+    .f64_to_f32 = ef_f64_to_f32_avx2,
+    .f32_to_f16 = ef_f32_to_f16_avx2,
+    .f32_to_bf16 = ef_f32_to_bf16_avx2,
+    .dequantize_q4_0 = ef_dequantize_q4_0_avx2,
+    .dequantize_q8_0 = ef_dequantize_q8_0_avx2,
+    .dequantize_q4_k = ef_dequantize_q4_k_avx2,
+    .dequantize_q6_k = ef_dequantize_q6_k_avx2,
+    .gram_f32 = ef_gram_f32_avx512,
+    .gram_f64 = ef_gram_f64_avx512,
+    .peel_f32 = ef_peel_f32_avx2,
+    .panel_f32 = ef_panel_f32_avx512,
+    .interleave_f32 = ef_interleave_f32_avx512,
+    .project_f32 = ef_project_f32_avx512,
+    .project_row_f32 = ef_project_row_f32_avx512,
+    .dot_f32 = ef_dot_f32_avx2,
+    .interleave_i16 = ef_interleave_i16_avx512,
+    .multiply_i16 = ef_multiply_i16_avx512,
+    .reach_i32 = ef_reach_i32_avx512,
+    .squares_f32 = ef_squares_f32_avx2,
+    .abs_max_f32 = ef_abs_max_f32_avx2,
+    .scale_f32 = ef_scale_f32_avx2,
+    .to_i8 = ef_to_i8_avx2,
+    .to_u8 = ef_to_u8_avx2,
+    .to_bits = ef_to_bits_avx2,
+};
 #endif
 
 #if defined(__aarch64__)
 const ef_kernels ef_kernels_neon = {
     .isa = "neon",
+    .product = {EF_TILE_ROWS, EF_TILE_COLUMNS},
+    .lens = {EF_TILE_ROWS, EF_LENS_COLUMNS},
     .f16_to_f32 = ef_f16_to_f32_neon,
     .bf16_to_f32 = ef_bf16_to_f32_neon,
     .f32_to_f64 = ef_f32_to_f64_neon,

@@ -1,4 +1,4 @@
-/* Parts of the AVX2 micro-kernels: a row of EF_PANEL sums in registers. */
+/* Parts of the AVX2 micro-kernels: a row of EF_TILE_COLUMNS sums in registers. */
 #ifndef EMBEDFILTER_TILE_AVX2_H
 #define EMBEDFILTER_TILE_AVX2_H
 
@@ -6,7 +6,7 @@
 
 #include <immintrin.h>
 
-/* EF_PANEL float32 in three registers. */
+/* EF_TILE_COLUMNS float32 in three registers. */
 typedef struct row_f32 {
     __m256 v0, v1, v2;
 } row_f32;

@@ -1,4 +1,4 @@
-/* Parts of the NEON micro-kernels: a row of EF_PANEL sums in registers. */
+/* Parts of the NEON micro-kernels: a row of EF_TILE_COLUMNS sums in registers. */
 #ifndef EMBEDFILTER_TILE_NEON_H
 #define EMBEDFILTER_TILE_NEON_H
 
@@ -6,7 +6,7 @@
 
 #include <arm_neon.h>
 
-/* EF_PANEL float32 in six registers. */
+/* EF_TILE_COLUMNS float32 in six registers. */
 typedef struct row_f32 {
     float32x4_t v0, v1, v2, v3, v4, v5;
 } row_f32;
