@@ -68,7 +68,9 @@ class Limits:
         self._folder = tempfile.TemporaryDirectory()
         self._program = Path(self._folder.name) / "machine_limits"
         source = Path(__file__).with_name("machine_limits.c")
-        subprocess.run(["cc", "-O2", "-pthread", str(source), "-o", str(self._program)], check=True)
+        widest = ["-DAVX512"] if "avx512" in embedfilter.available_isas() else []
+        command = ["cc", "-O2", "-pthread", *widest, str(source), "-o", str(self._program)]
+        subprocess.run(command, check=True)
 
     def flops(self, n_threads: int = N_THREADS) -> float:
         """Return float32 operations a second, a fused multiply-add being two."""

@@ -96,7 +96,7 @@ void ef_dequantize(ef_block_type type, const unsigned char *blocks, size_t n, fl
 /* ---- Gram matrix (gram.c) ----------------------------------------------- */
 
 /* W^T W of a matrix W (n, d) that comes in blocks of rows, whatever n. Its memory is
- * 4 d^2 bytes (8 d^2 for p = 0 under "generic"), a chunk of about 4 MiB or 256 rows, and
+ * 4 d^2 bytes (8 d^2 for p = 0 under "generic"), a chunk of about 4 MiB or 1024 rows, and
  * 72 d bytes a thread. */
 typedef struct ef_gram ef_gram;
 

@@ -31,7 +31,8 @@ enum {
     GROUP_J = 2,          /* side stay in the L2 cache, the others stream through it */
     PACK_ROWS = 8,        /* rows packed at a time: they fit the L2 cache */
     EXACT_RUN = 128,      /* float64 rows multiplied at a time: two panels fit the L1 cache */
-    CHUNK_BYTES = 1 << 22 /* panels of one chunk, about */
+    CHUNK_BYTES = 1 << 22, /* panels of one chunk, about, */
+    CHUNK_RUNS = 4         /* but so many runs at least: fewer would read the tiles too often */
 };
 
 struct ef_gram {
@@ -71,7 +72,7 @@ ef_status ef_gram_new(size_t d, const float *basis, size_t p, ef_gram **result, 
     const size_t width = by_openblas ? d : kernels->product.columns;
     const size_t n_panels = ef_ceil_div(d + p, width), row_bytes = n_panels * width * item;
     size_t capacity = CHUNK_BYTES / row_bytes / EF_RUN * EF_RUN;
-    capacity = capacity < EF_RUN ? EF_RUN : capacity;
+    capacity = capacity < CHUNK_RUNS * EF_RUN ? CHUNK_RUNS * EF_RUN : capacity;
     const size_t tiles_bytes = n_pairs(n_panels) * width * width * sizeof(double);
 
     void *tiles = NULL, *panels = NULL;

@@ -127,9 +127,8 @@ EF_AVX512 void ef_panel_f32_avx512(ef_tile shape, const float *src, size_t strid
                                    float *dst) {
     (void)shape;
     for (size_t r = 0; r < n; r++, src += stride, dst += EF_WIDE_COLUMNS) {
-        _mm512_stream_ps(dst, _mm512_loadu_ps(src));
-        _mm512_stream_ps(dst + 16, _mm512_loadu_ps(src + 16));
+        _mm512_store_ps(dst, _mm512_loadu_ps(src));
+        _mm512_store_ps(dst + 16, _mm512_loadu_ps(src + 16));
     }
-    _mm_sfence(); /* before another thread is told */
 }
 #endif
