@@ -27,10 +27,10 @@
 #include <string.h>
 
 enum {
-    GROUP_I = 16,         /* panels on either side of a task: the tiles and the panels on one */
-    GROUP_J = 2,          /* side stay in the L2 cache, the others stream through it */
-    PACK_ROWS = 8,        /* rows packed at a time: they fit the L2 cache */
-    EXACT_RUN = 128,      /* float64 rows multiplied at a time: two panels fit the L1 cache */
+    GROUP_I = 16,          /* panels on either side of a task: the tiles and the panels on one */
+    GROUP_J = 2,           /* side stay in the L2 cache, the others stream through it */
+    PACK_ROWS = 8,         /* rows packed at a time: they fit the L2 cache */
+    EXACT_RUN = 128,       /* float64 rows multiplied at a time: two panels fit the L1 cache */
     CHUNK_BYTES = 1 << 22, /* panels of one chunk, about, */
     CHUNK_RUNS = 4         /* but so many runs at least: fewer would read the tiles too often */
 };

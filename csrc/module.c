@@ -465,7 +465,8 @@ static PyType_Spec packed_filter_spec = {
 /* ---- The module --------------------------------------------------------- */
 
 static int module_exec(PyObject *module) {
-    if (PyArray_ImportNumPyAPI() < 0 || PyModule_AddFunctions(module, dequantize_methods) < 0)
+    if (PyArray_ImportNumPyAPI() < 0 || PyModule_AddFunctions(module, dequantize_methods) < 0 ||
+        PyModule_AddIntConstant(module, "THREAD_WORK", EF_THREAD_WORK) < 0)
         return -1;
     const char *isa = getenv("EMBEDFILTER_ISA");
     if (isa != NULL && *isa != '\0' && choose_isa("EMBEDFILTER_ISA", isa) < 0)

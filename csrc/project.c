@@ -16,9 +16,8 @@
 
 enum {
     BLOCK_ROWS = 96, /* rows that share one pass over the filter, a multiple of any tile's rows */
-    OPENBLAS_ROWS = 256,   /* of a product by OpenBLAS */
-    FEW_ROWS = 24,         /* up to so many, threads share the panels */
-    THREAD_WORK = 1 << 18, /* multiply-adds that are worth a thread */
+    OPENBLAS_ROWS = 256, /* of a product by OpenBLAS */
+    FEW_ROWS = 24,       /* up to so many, threads share the panels */
 };
 
 struct ef_filter {
@@ -120,75 +119,85 @@ typedef struct job {
 
 /* The memory in which a block of rows is worked on. */
 typedef struct block {
-    float *rows;               /* (tile rows, d): rows widened, before they are interleaved */
-    float *tiles;              /* (block_rows / tile rows, d, tile rows): interleaved */
-    float *y;                  /* (block_rows, padded k) */
-    const unsigned char *next; /* bytes of x to fetch into the cache meanwhile: */
-    size_t next_bytes;         /* so many at each step */
+    float *rows;  /* (tile rows, inputs): rows widened, before they are interleaved */
+    float *tiles; /* (block_rows / tile rows, inputs, tile rows): interleaved; for OpenBLAS the
+                   * rows (block_rows, inputs) */
+    float *y;     /* (block_rows, padded k) */
 } block;
 
 static size_t padded_k(const ef_filter *filter) {
     return filter->n_panels * filter->kernels->product.columns;
 }
 
+/* The inputs that are gathered at a time: a run; for OpenBLAS all. */
+static size_t inputs_of(const ef_filter *filter) {
+    return filter->kernels->products_by_openblas ? filter->d : EF_RUN;
+}
+
 /* Elements of a block. */
 static size_t block_size(const job *j) {
     const ef_filter *f = j->filter;
-    return (f->kernels->product.rows + j->block_rows) * f->d + j->block_rows * padded_k(f);
+    return (f->kernels->product.rows + j->block_rows) * inputs_of(f) + j->block_rows * padded_k(f);
 }
 
 static block block_at(const job *j, size_t slot) {
-    const size_t d = j->filter->d, tile = j->filter->kernels->product.rows;
+    const size_t tile = j->filter->kernels->product.rows, inputs = inputs_of(j->filter);
     float *memory = j->scratch + slot * block_size(j);
-    return (block){memory, memory + tile * d, memory + (tile + j->block_rows) * d, NULL, 0};
+    return (block){memory, memory + tile * inputs, memory + (tile + j->block_rows) * inputs};
 }
 
-/* Interleaves n rows from row `first` on; the last tile repeats its last row. */
-static void gather(const job *j, size_t first, size_t n, block b) {
-    const ef_kernels *kernels = j->filter->kernels;
-    const size_t d = j->filter->d, tile = kernels->product.rows;
-    for (size_t r = 0; r < n; r += tile) {
+/* Interleaves the n rows of x, one run of inputs; the last tile repeats the last row. */
+static void gather(const ef_kernels *kernels, ef_matrix x, block b) {
+    const size_t tile = kernels->product.rows;
+    for (size_t r = 0; r < x.n_rows; r += tile) {
         const float *rows[EF_WIDE_ROWS];
-        for (size_t i = 0; i < tile; i++) {
-            const size_t row = first + ef_least(r + i, n - 1);
-            rows[i] = ef_row_f32(kernels, j->x, row, b.rows + i * d);
-        }
-        kernels->interleave_f32(kernels->product, rows, d, b.tiles + r * d);
+        for (size_t i = 0; i < tile; i++)
+            rows[i] = ef_row_f32(kernels, x, ef_least(r + i, x.n_rows - 1), b.rows + i * EF_RUN);
+        kernels->interleave_f32(kernels->product, rows, x.n_cols, b.tiles + r * x.n_cols);
     }
 }
 
-/* y = x times panels `begin` to `end` of the filter, for n rows in b. While a panel is used, tile
- * after tile, the next one is fetched. */
-static void multiply(const job *j, size_t n, block b, size_t begin, size_t end) {
+/* y = x times panels `begin` to `end` of the filter, for the n rows from row `first` on. While a
+ * panel is used, tile after tile, the next one is fetched; and while the first panels are, a row
+ * with each tile, what the next run needs of x. */
+static void multiply(const job *j, size_t first, size_t n, block b, size_t begin, size_t end) {
     const ef_filter *f = j->filter;
     const ef_kernels *kernels = f->kernels;
     const ef_tile tile = kernels->product;
     const size_t padded = padded_k(f), n_tiles = ef_ceil_div(n, tile.rows);
-    for (size_t first = 0; first < f->d; first += EF_RUN) {
-        const size_t run = ef_least(EF_RUN, f->d - first);
+    ef_matrix x = j->x;
+    x.data = ef_row(j->x, first);
+    x.n_rows = n;
+    for (size_t input = 0; input < f->d; input += EF_RUN) {
+        const size_t run = ef_least(EF_RUN, f->d - input);
+        gather(kernels, ef_columns(x, input, run), b);
+        const size_t next_run = ef_least(EF_RUN, f->d - input - run);
+        const ef_matrix next = ef_columns(x, input + run, next_run);
+        const size_t next_bytes = next_run * ef_item_bytes(x.dtype);
         for (size_t p = begin; p < end; p++) {
-            const float *panel = panel_at(f, first, run, p);
+            const float *panel = panel_at(f, input, run, p);
             for (size_t t = 0; t < n_tiles; t++) {
-                ef_prefetch(b.next, b.next_bytes);
-                b.next += b.next_bytes;
-                const size_t r = t * tile.rows;
-                kernels->project_f32(tile, b.tiles + r * f->d + first * tile.rows, panel, run,
-                                     b.y + r * padded + p * tile.columns, padded, first == 0,
+                const size_t r = t * tile.rows, fetched = r + p - begin;
+                if (p - begin < tile.rows && fetched < n)
+                    ef_prefetch(ef_row(next, fetched), next_bytes);
+                kernels->project_f32(tile, b.tiles + r * run, panel, run,
+                                     b.y + r * padded + p * tile.columns, padded, input == 0,
                                      panel + (tile.columns + 4 * t) * run);
             }
         }
     }
 }
 
-/* The same for a single row x (d); `begin` and `end` are even. */
-static void multiply_row(const job *j, const float *x, float *y, size_t begin, size_t end) {
+/* The same for a single row; `begin` and `end` are even. */
+static void multiply_row(const job *j, block b, size_t begin, size_t end) {
     const ef_filter *f = j->filter;
     const ef_tile tile = f->kernels->product;
-    for (size_t first = 0; first < f->d; first += EF_RUN) {
-        const size_t run = ef_least(EF_RUN, f->d - first);
+    for (size_t input = 0; input < f->d; input += EF_RUN) {
+        const size_t run = ef_least(EF_RUN, f->d - input);
+        const float *x = ef_row_f32(f->kernels, ef_columns(j->x, input, run), 0, b.rows);
         for (size_t p = begin; p < end; p += 2)
-            f->kernels->project_row_f32(tile, x + first, panel_at(f, first, run, p), run,
-                                        y + p * tile.columns, first == 0);
+            f->kernels->project_row_f32(tile, x, panel_at(f, input, run, p), run,
+                                        b.y + p * tile.columns, input == 0);
     }
 }
 
@@ -204,33 +213,16 @@ static void finish_row(job *j, size_t row, float *y) {
 
 /* ---- the ways to share the work ------------------------------------------ */
 
-/* Spreads the fetching of the block of rows from row `first` on over the steps of multiply for n
- * rows. */
-static void fetch_rows(const job *j, size_t first, size_t n, block *b) {
-    const ef_filter *f = j->filter;
-    const size_t tile = f->kernels->product.rows;
-    b->next = j->x.data;
-    b->next_bytes = 0;
-    if (first >= j->x.n_rows || j->x.stride_bytes < 0)
-        return;
-    const size_t n_steps = ef_ceil_div(f->d, EF_RUN) * f->n_used * ef_ceil_div(n, tile);
-    const size_t n_next = ef_least(j->block_rows, j->x.n_rows - first);
-    b->next = ef_row(j->x, first);
-    b->next_bytes = n_next * (size_t)j->x.stride_bytes / n_steps;
-}
-
 /* Takes blocks of rows until there are no more. */
 static void rows_task(void *context, size_t slot) {
     job *j = context;
-    block b = block_at(j, slot);
+    const block b = block_at(j, slot);
     for (;;) {
         const size_t first = atomic_fetch_add(&j->next, j->block_rows);
         if (first >= j->x.n_rows)
             return;
         const size_t n = ef_least(j->block_rows, j->x.n_rows - first);
-        gather(j, first, n, b);
-        fetch_rows(j, atomic_load(&j->next), n, &b); /* likely the next one of this thread */
-        multiply(j, n, b, 0, j->filter->n_used);
+        multiply(j, first, n, b, 0, j->filter->n_used);
         for (size_t r = 0; r < n; r++)
             finish_row(j, first + r, b.y + r * padded_k(j->filter));
     }
@@ -251,12 +243,10 @@ static void panels_task(void *context, size_t index) {
     block b = block_at(j, index);
     b.y = few->y;
     const size_t begin = index * few->share, end = ef_least(begin + few->share, f->n_panels);
-    if (j->x.n_rows == 1) {
-        multiply_row(j, ef_row_f32(f->kernels, j->x, 0, b.rows), b.y, begin, end);
-    } else {
-        gather(j, 0, j->x.n_rows, b);
-        multiply(j, j->x.n_rows, b, begin, ef_least(end, f->n_used));
-    }
+    if (j->x.n_rows == 1)
+        multiply_row(j, b, begin, end);
+    else
+        multiply(j, 0, j->x.n_rows, b, begin, ef_least(end, f->n_used));
 }
 
 static void finish_task(void *context, size_t row) {
@@ -306,8 +296,8 @@ ef_status ef_project(const ef_filter *filter, ef_matrix x, ef_output form, void 
     if (n == 0)
         return EF_OK;
     const double work = (double)n * (double)filter->d * (double)filter->k;
-    if (work / THREAD_WORK < (double)n_threads)
-        n_threads = (size_t)(work / THREAD_WORK) + 1;
+    if (work / EF_THREAD_WORK < (double)n_threads)
+        n_threads = (size_t)(work / EF_THREAD_WORK) + 1;
     const bool few = n <= FEW_ROWS;
     job j = {.filter = filter,
              .x = x,

@@ -6,6 +6,25 @@ const unsigned char *ef_row(ef_matrix x, size_t row) {
     return x.data + (ptrdiff_t)row * x.stride_bytes;
 }
 
+size_t ef_item_bytes(ef_dtype dtype) {
+    switch (dtype) {
+    case EF_F64:
+        return 8;
+    case EF_F32:
+        return 4;
+    case EF_F16:
+    case EF_BF16:
+        return 2;
+    }
+    return 0;
+}
+
+ef_matrix ef_columns(ef_matrix x, size_t first, size_t n) {
+    x.data += first * ef_item_bytes(x.dtype);
+    x.n_cols = n;
+    return x;
+}
+
 const float *ef_row_f32(const ef_kernels *kernels, ef_matrix x, size_t row, float *room) {
     const unsigned char *source = ef_row(x, row);
     switch (x.dtype) {

@@ -25,6 +25,12 @@ static inline void ef_prefetch(const unsigned char *from, size_t bytes) {
 /* The first element of a row. */
 const unsigned char *ef_row(ef_matrix x, size_t row);
 
+/* Bytes of an element. */
+size_t ef_item_bytes(ef_dtype dtype);
+
+/* The columns `first` to first + n of a matrix. */
+ef_matrix ef_columns(ef_matrix x, size_t first, size_t n);
+
 /* A row as float32: in place where it is, else widened or rounded into room (n_cols). */
 const float *ef_row_f32(const ef_kernels *kernels, ef_matrix x, size_t row, float *room);
 

@@ -23,10 +23,10 @@ typedef struct range {
 
 static struct {
     pthread_mutex_t mutex;
-    pthread_cond_t wake;   /* a loop has begun */
-    pthread_cond_t finish; /* the last worker has left the loop */
-    size_t n_workers;      /* threads made so far */
-    bool busy;             /* a loop runs */
+    pthread_cond_t wake[MAX_WORKERS + 1]; /* of each worker: a loop has begun */
+    pthread_cond_t finish;                /* the last worker has left the loop */
+    size_t n_workers;                     /* threads made so far */
+    bool busy;                            /* a loop runs */
 
     /* Written with the mutex held, watched without it by those who spin. */
     atomic_ulong generation; /* counts loops, so that a worker joins each at most once */
@@ -40,7 +40,6 @@ static struct {
     range ranges[MAX_WORKERS + 1]; /* of each thread */
 } pool = {
     .mutex = PTHREAD_MUTEX_INITIALIZER,
-    .wake = PTHREAD_COND_INITIALIZER,
     .finish = PTHREAD_COND_INITIALIZER,
 };
 
@@ -114,7 +113,7 @@ static void *worker(void *number_as_pointer) {
         spin_for_loop(seen);
         lock_pool();
         if (pool.generation == seen)
-            pthread_cond_wait(&pool.wake, &pool.mutex);
+            pthread_cond_wait(&pool.wake[number], &pool.mutex);
         if (!pool.open || pool.generation == seen || number >= pool.n_threads) {
             seen = pool.generation; /* full or over: not ours; the next one may come soon */
             pthread_mutex_unlock(&pool.mutex);
@@ -147,7 +146,6 @@ static void after_fork_in_parent(void) {
 
 static void after_fork_in_child(void) {
     pthread_mutex_init(&pool.mutex, NULL);
-    pthread_cond_init(&pool.wake, NULL);
     pthread_cond_init(&pool.finish, NULL);
     pool.n_workers = 0;
     pool.busy = false;
@@ -167,10 +165,11 @@ static void grow(size_t wanted) {
     pthread_attr_setdetachstate(&attributes, PTHREAD_CREATE_DETACHED);
     while (pool.n_workers < wanted && pool.n_workers < MAX_WORKERS) {
         pthread_t thread;
-        void *number = (void *)(uintptr_t)(pool.n_workers + 1);
-        if (pthread_create(&thread, &attributes, worker, number) != 0)
+        const size_t number = pool.n_workers + 1;
+        pthread_cond_init(&pool.wake[number], NULL);
+        if (pthread_create(&thread, &attributes, worker, (void *)(uintptr_t)number) != 0)
             break;
-        pool.n_workers++;
+        pool.n_workers = number;
     }
     pthread_attr_destroy(&attributes);
 }
@@ -194,7 +193,8 @@ static bool begin(size_t n_threads, size_t n_tasks, ef_task *task, void *context
             pool.ranges[i].end = next;
         }
         pool.generation++;
-        pthread_cond_broadcast(&pool.wake);
+        for (size_t number = 1; number < n_threads && number <= pool.n_workers; number++)
+            pthread_cond_signal(&pool.wake[number]);
     }
     pthread_mutex_unlock(&pool.mutex);
     return !taken;

@@ -39,9 +39,6 @@ if TYPE_CHECKING:
 
 __all__ = ["EmbedFilter"]
 
-# Multiply-adds below which the core uses one thread, so that none need be counted.
-_SMALL_WORK = 1 << 18
-
 
 class EmbedFilter:
     """A filter for text embeddings, taken from a language model's unembedding matrix.
@@ -304,7 +301,8 @@ class EmbedFilter:
         else:
             shape = (width,) if single else (array.shape[0], width)
             result = check_output(out, shape, dtype, given).reshape(array.shape[0], width)
-        small = array.shape[0] * self.components.size < _SMALL_WORK
+        # The core would use one thread, so that none need be counted.
+        small = array.shape[0] * self.components.size < _core.THREAD_WORK
         threads = 1 if small and n_threads is None else resolve_n_threads(n_threads)
         try:
             self._core_filter().project(
