@@ -17,7 +17,10 @@
 enum {
     BLOCK_ROWS = 96, /* rows that share one pass over the filter, a multiple of any tile's rows */
     OPENBLAS_ROWS = 256, /* of a product by OpenBLAS */
-    FEW_ROWS = 24,       /* up to so many, threads share the panels */
+    /* Up to so many rows, threads share the panels; of a filter of more bytes than caches hold,
+     * so that each panel is read from memory once, up to BLOCK_ROWS. */
+    FEW_ROWS = 24,
+    LARGE_BYTES = 1 << 23,
 };
 
 struct ef_filter {
@@ -298,7 +301,8 @@ ef_status ef_project(const ef_filter *filter, ef_matrix x, ef_output form, void 
     const double work = (double)n * (double)filter->d * (double)filter->k;
     if (work / EF_THREAD_WORK < (double)n_threads)
         n_threads = (size_t)(work / EF_THREAD_WORK) + 1;
-    const bool few = n <= FEW_ROWS;
+    const size_t padded_bytes = padded_k(filter) * filter->d * sizeof(float);
+    const bool few = n <= (padded_bytes > LARGE_BYTES ? BLOCK_ROWS : FEW_ROWS);
     job j = {.filter = filter,
              .x = x,
              .form = form,

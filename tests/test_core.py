@@ -23,7 +23,8 @@ PUBLIC = [name for name in dir(_core) if not name.startswith("_")]
 def stub() -> dict[str, ast.AST]:
     source = (Path(embedfilter.__file__).parent / "_core.pyi").read_text(encoding="utf-8")
     nodes = ast.parse(source).body
-    return {n.name: n for n in nodes if isinstance(n, ast.FunctionDef | ast.ClassDef)}
+    names = {n.name: n for n in nodes if isinstance(n, ast.FunctionDef | ast.ClassDef)}
+    return names | {n.target.id: n for n in nodes if isinstance(n, ast.AnnAssign)}
 
 
 def test_the_stub_has_every_name() -> None:
