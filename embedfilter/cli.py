@@ -32,6 +32,7 @@ from embedfilter.commands.common import (
     threads_option,
 )
 from embedfilter.commands.evaluate import evaluate
+from embedfilter.commands.export import export
 from embedfilter.commands.lens import lens
 from embedfilter.commands.plot import plot
 from embedfilter.errors import EmbedFilterError
@@ -111,6 +112,7 @@ def main() -> None:
 
 main.add_command(calibrate)
 main.add_command(evaluate)
+main.add_command(export)
 main.add_command(lens)
 main.add_command(plot)
 

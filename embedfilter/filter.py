@@ -456,6 +456,48 @@ class EmbedFilter:
 
         return SampleStatistics(self)
 
+    # ---- Handing it to other libraries --------------------------------------
+
+    def to_sentence_transformers(
+        self, model: Any, out: str | os.PathLike[str] | None = None
+    ) -> Any:
+        """Put the filter into a model of sentence-transformers, as its last two modules.
+
+        They are that library's own Dense (the components; the mean of a calibrated filter is in
+        its bias) and Normalize, so that the model loads anywhere, without this package. Its
+        embeddings are those of `transform`. They may be cut short, since components are in nested
+        order, but sentence-transformers does not scale them again by itself:
+        ``model.encode(texts, truncate_dim=64, normalize_embeddings=True)``.
+
+        Parameters
+        ----------
+        model : path, str or SentenceTransformer
+            A model's folder, its id on the Hugging Face Hub, or an open model.
+        out : path, optional
+            A folder, new or empty, for the filtered model. Needed where `model` is a folder,
+            which itself is left as it is. None appends the modules to the open model.
+
+        Returns
+        -------
+        Path or SentenceTransformer
+            `out`, or the open model, changed.
+
+        Raises
+        ------
+        ValueError
+            If the filter does not suit the model: it takes embeddings of another size, or was
+            fitted to another unembedding matrix (its singular values differ by more than 5 %).
+        CheckpointError
+            If the model's unembedding matrix cannot be read.
+        OSError
+            If `out` is there and not empty, or cannot be written.
+        ImportError
+            For an open model or an id, if sentence-transformers is not installed.
+        """
+        from embedfilter.integrations.sentence_transformers import add_filter  # noqa: PLC0415
+
+        return add_filter(self, model, out)
+
     # ---- Keeping it ---------------------------------------------------------
 
     def save(self, path: str | os.PathLike[str]) -> None:

@@ -1,0 +1,37 @@
+"""``embedfilter export``: a filter inside a model of sentence-transformers."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import click
+
+from embedfilter.commands.common import CHECKPOINT, PATH, json_option, print_text
+
+__all__ = ["export"]
+
+
+@click.command()
+@click.argument("filter_file", metavar="FILTER", type=PATH)
+@click.argument("model", type=CHECKPOINT)
+@click.option("-o", "--output", type=PATH, required=True, help="The folder to write, new or empty.")
+@json_option
+def export(filter_file: Path, model: str, output: Path, as_json: bool) -> None:
+    """Write a sentence-transformers model that filters its embeddings.
+
+    MODEL is such a model: its folder, or its id on the Hugging Face Hub. The copy loads with
+    sentence-transformers alone.
+
+    \b
+    Example:
+      embedfilter export filter.safetensors path/to/st-model -o filtered-model
+    """  # noqa: D301 - click takes the backspace for "do not wrap"
+    from embedfilter import EmbedFilter  # noqa: PLC0415 - commands import what they need
+
+    f = EmbedFilter.load(filter_file)
+    f.to_sentence_transformers(model, output)
+    if as_json:
+        print_text(json.dumps({"output": str(output), "dimensions": f.n_components}))
+    else:
+        print_text(f"wrote {output}: {model} with {f.n_components} of {f.n_features_in} dimensions")

