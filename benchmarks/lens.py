@@ -49,6 +49,12 @@ def head(V: int, d: int, rng: np.random.Generator) -> NDArray[np.float32]:
     return (rng.standard_normal((V, d), np.float32) * scale) @ Q + mean
 
 
+def torch_ids(X: torch.Tensor, W: torch.Tensor) -> NDArray[np.int64]:
+    """Return the ids of the K largest logits by torch."""
+    ids: NDArray[np.int64] = torch.topk(X @ W.T, K).indices.numpy()
+    return ids
+
+
 def peers_of(W: NDArray[Any], X: NDArray[np.float32], torch_type: torch.dtype) -> Peers:
     """Return ours and the peers; each returns the tokens' ids (n, K)."""
     wide = W.astype(np.float32)
@@ -63,13 +69,13 @@ def peers_of(W: NDArray[Any], X: NDArray[np.float32], torch_type: torch.dtype) -
 
     peers: Peers = {
         "embedfilter": lambda: lens.top_tokens(X, K).ids,
-        "torch float32": lambda: torch.topk(vectors @ weights.T, K).indices.numpy(),
+        "torch float32": lambda: torch_ids(vectors, weights),
         "numpy": numpy,
     }
     if torch_type != torch.float32:
         half = torch.from_numpy(W.view(np.int16)).view(torch_type)
         half_vectors = vectors.to(torch_type)
-        peers["torch in half"] = lambda: torch.topk(half_vectors @ half.T, K).indices.numpy()
+        peers["torch in half"] = lambda: torch_ids(half_vectors, half)
     return peers
 
 
