@@ -79,6 +79,12 @@ def test_energy_alone(W: NDArray, X: NDArray, ax: Axes) -> None:
     assert ax.get_legend() is None
 
 
+def test_energy_of_no_vectors(W: NDArray, ax: Axes) -> None:
+    none = LogitLens(W).spectroscopy(np.empty((0, W.shape[1]), np.float32), bands=4)
+    plots.energy_by_band(none, ax=ax)
+    assert [bar.get_height() for bar in ax.patches] == [0, 0, 0, 0]
+
+
 def test_similarities(f: EmbedFilter, X: NDArray, ax: Axes) -> None:
     assert plots.similarities(X, f.transform(X), ax=ax) is ax
     units = X / np.linalg.norm(X, axis=1, keepdims=True)

@@ -139,6 +139,8 @@ def tokens(
         found = [lens.top_tokens(X, k)]
         if f is not None:
             found.append(lens.top_tokens(X, k, filter=f))
+    picture.ax.set_position((0, 0, 1, 1))
+    picture.ax.figure.set_size_inches(6, plots.TABLE_ROW_INCHES * (len(X) + 1))
     plots.top_tokens(found, rows=rows, tokens=k, ax=picture.ax)
     picture.save()
 
