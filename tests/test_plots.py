@@ -155,3 +155,7 @@ def test_a_filter_in_a_notebook(W: NDArray, f: EmbedFilter) -> None:
     flat = EmbedFilter(np.eye(1, 2, dtype=np.float32), np.arange(1), np.ones(2), kind="tail",
                        metadata={"source": "<a>"})  # fmt: skip
     assert "&lt;a&gt;" in flat._repr_html_()
+    stored = EmbedFilter(np.eye(1, 2, dtype=np.float32), np.arange(1), np.ones(2), kind="tail",
+                         metadata={"source": "/home/someone/model/w.gguf"})  # fmt: skip
+    assert "model/w.gguf" in stored._repr_html_()
+    assert "someone" not in stored._repr_html_() + repr(stored)
