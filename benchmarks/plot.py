@@ -82,7 +82,7 @@ def lens(report: dict[str, Any]) -> plt.Figure:
             ax.bar_label(bars, [f"{time:.3g}" for time in times], padding=2, fontsize=7)
         ax.set(title=f"{n} vector{'s' if n > 1 else ''}, k = {some[0]['k']}", ylabel="ms")
         ax.set_xticks(range(len(some)), [row["dtype"] for row in some])
-        ax.set_ylim(0, 1.3 * max(max(row["seconds"].values()) for row in some))
+        ax.set_ylim(0, 1.3e3 * max(max(row["seconds"].values()) for row in some))
         ax.legend(frameon=False, fontsize=8, ncols=2, loc="upper center")
         ax.spines[["top", "right"]].set_visible(False)
     return figure
