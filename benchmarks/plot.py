@@ -88,12 +88,13 @@ def retrieval(report: dict[str, Any]) -> plt.Figure:
                 sizes = [row["bytes"] / row["n"] for row in some]
                 ax.plot(sizes, [row[key] for row in some], "o-", color=colour, label=name)
             ax.set(xscale="log", title=f"{kind}, {some[0]['n']:,} rows")
+            sizes = sorted({row["bytes"] / row["n"] for row in rows if row["index"] == kind})
             ax.set_xticks(sizes, [f"{size:.0f}" for size in sizes])
             ax.minorticks_off()
             ax.grid(alpha=0.3)
     for ax in axes[-1]:
         ax.set_xlabel("bytes of the index per row")
-    axes[0, 0].legend(frameon=False, fontsize=7)
+    axes[0, -1].legend(frameon=False, fontsize=7, loc="lower right")
     return figure
 
 

@@ -159,5 +159,5 @@ def test_faiss_refuses_another_width(edge: EmbedFilter, X: np.ndarray) -> None:
 def test_without_faiss(edge: EmbedFilter, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "faiss", None)
     monkeypatch.delitem(sys.modules, "embedfilter.integrations.faiss")
-    with pytest.raises(ImportError, match=r"pip install 'embedfilter\[faiss\]'"):
+    with pytest.raises(ImportError, match=r'pip install "embedfilter\[faiss\]"'):
         edge.to_faiss()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import json
 import os
 import pickle
@@ -197,3 +198,10 @@ def test_a_missing_checkpoint(X: np.ndarray, tmp_path: Path) -> None:
 
     with pytest.raises(CheckpointError, match=r"absent\.gguf"):
         EmbedFilterTransformer(tmp_path / "absent.gguf").fit(X)
+
+
+def test_without_scikit_learn(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "sklearn.base", None)
+    monkeypatch.delitem(sys.modules, "embedfilter.integrations.sklearn")
+    with pytest.raises(ImportError, match=r'pip install "embedfilter\[sklearn\]"'):
+        importlib.import_module("embedfilter.integrations.sklearn")

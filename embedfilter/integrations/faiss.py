@@ -10,7 +10,7 @@ if TYPE_CHECKING:
 try:
     import faiss
 except ImportError as error:
-    raise ImportError("to use filters in faiss: pip install 'embedfilter[faiss]'") from error
+    raise ImportError('to use filters in faiss: pip install "embedfilter[faiss]"') from error
 
 __all__ = ["to_faiss", "transforms"]
 

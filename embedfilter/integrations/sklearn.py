@@ -15,7 +15,7 @@ try:
     from sklearn.utils.validation import check_is_fitted, validate_data
 except ImportError as error:
     raise ImportError(
-        "to use filters in scikit-learn, 1.6 or later: pip install 'embedfilter[sklearn]'"
+        'to use filters in scikit-learn, 1.6 or later: pip install "embedfilter[sklearn]"'
     ) from error
 
 __all__ = ["EmbedFilterTransformer"]
