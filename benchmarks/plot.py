@@ -88,9 +88,48 @@ def lens(report: dict[str, Any]) -> plt.Figure:
     return figure
 
 
+def retrieval(report: dict[str, Any]) -> plt.Figure:
+    """Draw recall and task quality over the size of each kind of index, by filter."""
+    rows = report["rows"]
+    kinds = list(dict.fromkeys(row["index"] for row in rows))
+    names = list(dict.fromkeys(row["filter"] for row in rows))
+    styles = dict(zip(names, ("black", OURS, "#d1495b", OTHERS), strict=True))
+    measures = {
+        "recall_at_10": "recall@10 of unfiltered",
+        "paraphrase_first": "own paraphrase first",
+        "titles_same_topic": "nearest title of same topic",
+    }
+    measures = {key: label for key, label in measures.items() if key in rows[0]}
+    figure, axes = plt.subplots(
+        len(measures), len(kinds), figsize=(3 * len(kinds), 2.5 * len(measures)), sharey="row"
+    )
+    for line, (key, label) in zip(axes, measures.items(), strict=True):
+        line[0].set_ylabel(label)
+        for ax, kind in zip(line, kinds, strict=True):
+            for name, colour in styles.items():
+                some = [row for row in rows if (row["index"], row["filter"]) == (kind, name)]
+                sizes = [row["bytes"] / row["n"] for row in some]
+                ax.plot(sizes, [row[key] for row in some], "o-", color=colour, label=name)
+            ax.set(xscale="log", title=f"{kind}, {some[0]['n']:,} rows")
+            sizes = sorted({row["bytes"] / row["n"] for row in rows if row["index"] == kind})
+            ax.set_xticks(sizes, [f"{size:.0f}" for size in sizes])
+            ax.minorticks_off()
+            ax.grid(alpha=0.3)
+    for ax in axes[-1]:
+        ax.set_xlabel("bytes of the index per row")
+    axes[0, -1].legend(frameon=False, fontsize=7, loc="lower right")
+    return figure
+
+
 def main() -> None:
     """Draw a picture of each report that there is."""
-    for name, draw in (("project", project), ("fit", fit), ("sweep", sweep), ("lens", lens)):
+    for name, draw in (
+        ("project", project),
+        ("fit", fit),
+        ("lens", lens),
+        ("retrieval", retrieval),
+        ("sweep", sweep),
+    ):
         path = RESULTS / f"{name}.json"
         if path.exists():
             report = json.loads(path.read_text(encoding="utf-8"))

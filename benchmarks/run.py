@@ -23,6 +23,7 @@ def main() -> None:
     subprocess.run([sys.executable, FOLDER / "project.py", *size, *large], check=True)
     subprocess.run([sys.executable, FOLDER / "fit.py", *size, *large], check=True)
     subprocess.run([sys.executable, FOLDER / "lens.py", *size], check=True)
+    subprocess.run([sys.executable, FOLDER / "retrieval.py", *size], check=True)
     if not size:
         subprocess.run([sys.executable, FOLDER / "sweep.py"], check=True)
         subprocess.run([sys.executable, FOLDER / "plot.py"], check=True)

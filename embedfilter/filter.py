@@ -499,6 +499,37 @@ class EmbedFilter:
 
         return add_filter(self, model, out)
 
+    def to_faiss(self, index: Any = None) -> Any:
+        """Put the filter in front of a faiss index: the whole takes embeddings as they are.
+
+        faiss saves and reads it with the index (``faiss.write_index``), and applies it to what
+        is added and searched, without this package. Like all of faiss it takes float32 alone,
+        and does not look for NaN.
+
+        Parameters
+        ----------
+        index : faiss.Index, optional
+            Over the filtered embeddings: of k dimensions, trained or not. By default
+            ``faiss.IndexFlatIP(k)``, whose scores are cosines.
+
+        Returns
+        -------
+        faiss.IndexPreTransform
+            Of d dimensions: the projection, to which a calibrated filter adds a bias, then the
+            scaling to unit length, then `index`. `embedfilter.integrations.faiss.transforms`
+            gives the first two alone.
+
+        Raises
+        ------
+        TypeError, ValueError
+            If `index` is no faiss index, or not of k dimensions.
+        ImportError
+            If faiss is not installed.
+        """
+        from embedfilter.integrations.faiss import to_faiss  # noqa: PLC0415 - an extra
+
+        return to_faiss(self, index)
+
     # ---- Keeping it ---------------------------------------------------------
 
     def save(self, path: str | os.PathLike[str]) -> None:
@@ -564,14 +595,17 @@ class EmbedFilter:
 
     __hash__ = None  # type: ignore[assignment]
 
+    def _bias(self) -> NDArray[np.float32] | None:
+        """Return what is added to ``X @ components.T``: (k,) float32, None if not calibrated."""
+        if self.mean is None:
+            return None
+        return np.asarray(-self.components.astype(np.float64) @ self.mean, np.float32)
+
     def _core_filter(self) -> _core.PackedFilter:
         # Two threads may both pack at first use; one of the two is then dropped.
         isa = _core.get_isa()
         if self._packed is None or self._packed[0] != isa:
-            bias = None
-            if self.mean is not None:
-                bias = (-self.components.astype(np.float64) @ self.mean).astype(np.float32)
-            self._packed = isa, _core.PackedFilter(self.components, bias)
+            self._packed = isa, _core.PackedFilter(self.components, self._bias())
         return self._packed[1]
 
 
