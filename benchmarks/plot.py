@@ -65,6 +65,29 @@ def sweep(report: dict[str, Any]) -> plt.Figure:
     return figure
 
 
+def lens(report: dict[str, Any]) -> plt.Figure:
+    """Draw the milliseconds of top tokens of many vectors and of one, by the head's type."""
+    rows = report["rows"]
+    sizes = sorted({row["n"] for row in rows}, reverse=True)
+    figure, axes = plt.subplots(1, len(sizes), figsize=(5 * len(sizes), 3.4), squeeze=False)
+    for ax, n in zip(axes[0], sizes, strict=True):
+        some = [row for row in rows if row["n"] == n]
+        names = list(dict.fromkeys(name for row in some for name in row["seconds"]))
+        for i, name in enumerate(names):
+            places = [place for place, row in enumerate(some) if name in row["seconds"]]
+            times = [1e3 * some[place]["seconds"][name] for place in places]
+            offsets = [place + (i - (len(names) - 1) / 2) * 0.2 for place in places]
+            colour = OURS if name == "embedfilter" else str(0.55 + 0.12 * i)
+            bars = ax.bar(offsets, times, 0.19, color=colour, label=name)
+            ax.bar_label(bars, [f"{time:.3g}" for time in times], padding=2, fontsize=7)
+        ax.set(title=f"{n} vector{'s' if n > 1 else ''}, k = {some[0]['k']}", ylabel="ms")
+        ax.set_xticks(range(len(some)), [row["dtype"] for row in some])
+        ax.set_ylim(0, 1.3e3 * max(max(row["seconds"].values()) for row in some))
+        ax.legend(frameon=False, fontsize=8, ncols=2, loc="upper center")
+        ax.spines[["top", "right"]].set_visible(False)
+    return figure
+
+
 def retrieval(report: dict[str, Any]) -> plt.Figure:
     """Draw recall and task quality over the size of each kind of index, by filter."""
     rows = report["rows"]
@@ -103,8 +126,9 @@ def main() -> None:
     for name, draw in (
         ("project", project),
         ("fit", fit),
-        ("sweep", sweep),
+        ("lens", lens),
         ("retrieval", retrieval),
+        ("sweep", sweep),
     ):
         path = RESULTS / f"{name}.json"
         if path.exists():

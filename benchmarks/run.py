@@ -1,6 +1,6 @@
 """All benchmarks, then their pictures: ``python benchmarks/run.py [--short | --large]``.
 
---short takes some two minutes; --large adds the head of an 8B model to the fits, which keeps
+--short takes under three minutes; --large adds the head of an 8B model to the fits, which keeps
 the peers busy for many minutes, and a million rows to the projections.
 """
 
@@ -22,6 +22,7 @@ def main() -> None:
     large = ["--large"] if "--large" in options else []
     subprocess.run([sys.executable, FOLDER / "project.py", *size, *large], check=True)
     subprocess.run([sys.executable, FOLDER / "fit.py", *size, *large], check=True)
+    subprocess.run([sys.executable, FOLDER / "lens.py", *size], check=True)
     subprocess.run([sys.executable, FOLDER / "retrieval.py", *size], check=True)
     if not size:
         subprocess.run([sys.executable, FOLDER / "sweep.py"], check=True)

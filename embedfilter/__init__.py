@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from embedfilter.diagnostics import diagnose
     from embedfilter.evaluation import evaluate
     from embedfilter.filter import EmbedFilter
+    from embedfilter.integrations.encoder import encoder
     from embedfilter.lens import LogitLens
 
 __all__ = [
@@ -36,6 +37,7 @@ __all__ = [
     "__version__",
     "available_isas",
     "diagnose",
+    "encoder",
     "evaluate",
     "get_isa",
     "open_unembedding",
@@ -50,6 +52,7 @@ _LAZY = {
     "LogitLens": "embedfilter.lens",
     "available_isas": "embedfilter._core",
     "diagnose": "embedfilter.diagnostics",
+    "encoder": "embedfilter.integrations.encoder",
     "get_isa": "embedfilter._core",
     "open_unembedding": "embedfilter.checkpoints",
     "set_isa": "embedfilter._core",

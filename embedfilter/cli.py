@@ -31,6 +31,7 @@ from embedfilter.commands.common import (
     tensor_option,
     threads_option,
 )
+from embedfilter.commands.encode import encode
 from embedfilter.commands.evaluate import evaluate
 from embedfilter.commands.export import export
 from embedfilter.commands.lens import lens
@@ -111,6 +112,7 @@ def main() -> None:
 
 
 main.add_command(calibrate)
+main.add_command(encode)
 main.add_command(evaluate)
 main.add_command(export)
 main.add_command(lens)

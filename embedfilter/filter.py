@@ -21,6 +21,7 @@ from embedfilter.embeddings import (
     quantization,
 )
 from embedfilter.errors import CheckpointError
+from embedfilter.source_name import source_name
 from embedfilter.spectrum import (
     Spectrum,
     SpectrumError,
@@ -574,7 +575,7 @@ class EmbedFilter:
         calibrated = "" if self.mean is None else " calibrated,"
         return (
             f"EmbedFilter({self.n_features_in} -> {self.n_components}, kind={self.kind!r},"
-            f"{calibrated} source={self.metadata.get('source', '?')!r})"
+            f"{calibrated} source={source_name(self.metadata.get('source', '?'))!r})"
         )
 
     def _repr_html_(self) -> str:

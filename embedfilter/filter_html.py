@@ -7,6 +7,8 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from embedfilter.source_name import source_name
+
 if TYPE_CHECKING:
     from embedfilter.filter import EmbedFilter
 
@@ -20,7 +22,7 @@ def filter_html(f: EmbedFilter) -> str:
     facts = {
         "dimensions": f"{f.n_features_in} → {f.n_components}",
         "kind": f.kind,
-        "from": f.metadata.get("source", "?"),
+        "from": source_name(f.metadata.get("source", "?")),
         "tensor": f.metadata.get("tensor", "?"),
         "singular values": f"{f.singular_values[0]:.4g} … {f.singular_values[-1]:.4g}",
     }

@@ -21,6 +21,7 @@ from embedfilter.checkpoints.array import open_array
 from embedfilter.checkpoints.encodings import decoded_itemsize
 from embedfilter.embeddings import as_embeddings, bad_rows_message, core_view
 from embedfilter.errors import CheckpointError
+from embedfilter.source_name import source_name
 from embedfilter.spectroscopy import AverageToken, Spectroscopy, band_edges, checked_counts
 from embedfilter.spectrum import Spectrum
 from embedfilter.threads import resolve_n_threads
@@ -101,7 +102,7 @@ class LogitLens:
 
     def __repr__(self) -> str:
         V, d = self.matrix.shape
-        return f"LogitLens({self.matrix.source!r}, {V} tokens, {d} dimensions)"
+        return f"LogitLens({source_name(self.matrix.source)!r}, {V} tokens, {d} dimensions)"
 
     def close(self) -> None:
         """Close the checkpoint; closing twice does nothing."""

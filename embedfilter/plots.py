@@ -24,6 +24,7 @@ if TYPE_CHECKING:
 __all__ = ["energy_by_band", "similarities", "spectrum", "top_tokens"]
 
 BEFORE, AFTER, SHADE = "#b0592f", "#1b6ca8", "#e9e4dc"
+TABLE_ROW_INCHES = 0.25
 # Of more vectors, so many are drawn, and all their pairs.
 _MOST_VECTORS, _SEED = 600, 0
 
@@ -94,9 +95,9 @@ def energy_by_band(
     places = np.arange(len(before.bands))
     width = 0.8 / len(shown)
     for i, (name, result, colour) in enumerate(shown):
-        shares = result.energy if of == "vectors" else result.logit_energy
+        shares = result.table()["vectors" if of == "vectors" else "their logits"]
         offset = (i - (len(shown) - 1) / 2) * width
-        ax.bar(places + offset, shares.mean(axis=0), width, color=colour, label=name)
+        ax.bar(places + offset, shares, width, color=colour, label=name)
     ax.set(
         xlabel="ranks of the band",
         ylabel="share",
@@ -196,9 +197,10 @@ def top_tokens(
     table.auto_set_font_size(False)
     table.set_fontsize(9)
     table.auto_set_column_width(range(len(results) + 1))
+    row_height = TABLE_ROW_INCHES / ax.get_window_extent().height * ax.figure.dpi
     for (row, _), cell in table.get_celld().items():
         cell.set_edgecolor("#cccccc")
-        cell.set_height(0.09)
+        cell.set_height(row_height)
         cell.get_text().set_parse_math(False)  # a token may be "$"
         if row == 0:
             cell.get_text().set_fontweight("bold")

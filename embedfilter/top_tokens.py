@@ -83,7 +83,7 @@ class TopTokens:
         n, k = self.ids.shape
         lines = ['<table style="border-collapse:collapse;font-size:90%">']
         for row in range(min(n, _SHOWN_ROWS)):
-            cells = [f'<th style="{_STYLE}">{html.escape(visible_label(self.label(row)))}</th>']
+            cells = [f'<td style="{_STYLE}">{html.escape(visible_label(self.label(row)))}</td>']
             logits = self.logits[row]
             largest = max(float(np.abs(logits).max()), np.finfo(np.float32).tiny)
             for token, logit in zip(self.tokens[row][:_SHOWN_TOKENS], logits, strict=False):

@@ -79,6 +79,12 @@ def test_energy_alone(W: NDArray, X: NDArray, ax: Axes) -> None:
     assert ax.get_legend() is None
 
 
+def test_energy_of_no_vectors(W: NDArray, ax: Axes) -> None:
+    none = LogitLens(W).spectroscopy(np.empty((0, W.shape[1]), np.float32), bands=4)
+    plots.energy_by_band(none, ax=ax)
+    assert [bar.get_height() for bar in ax.patches] == [0, 0, 0, 0]
+
+
 def test_similarities(f: EmbedFilter, X: NDArray, ax: Axes) -> None:
     assert plots.similarities(X, f.transform(X), ax=ax) is ax
     units = X / np.linalg.norm(X, axis=1, keepdims=True)
@@ -149,3 +155,7 @@ def test_a_filter_in_a_notebook(W: NDArray, f: EmbedFilter) -> None:
     flat = EmbedFilter(np.eye(1, 2, dtype=np.float32), np.arange(1), np.ones(2), kind="tail",
                        metadata={"source": "<a>"})  # fmt: skip
     assert "&lt;a&gt;" in flat._repr_html_()
+    stored = EmbedFilter(np.eye(1, 2, dtype=np.float32), np.arange(1), np.ones(2), kind="tail",
+                         metadata={"source": "/home/someone/model/w.gguf"})  # fmt: skip
+    assert "model/w.gguf" in stored._repr_html_()
+    assert "someone" not in stored._repr_html_() + repr(stored)

@@ -139,6 +139,7 @@ def tokens(
         found = [lens.top_tokens(X, k)]
         if f is not None:
             found.append(lens.top_tokens(X, k, filter=f))
+    picture.fill(plots.TABLE_ROW_INCHES * (len(X) + 1))
     plots.top_tokens(found, rows=rows, tokens=k, ax=picture.ax)
     picture.save()
 
@@ -167,6 +168,11 @@ class _Picture:
         self._output = output
         self._figure = Figure(figsize=(6, 3.6), dpi=_DOTS_PER_INCH)
         self.ax: Axes = self._figure.subplots()
+
+    def fill(self, height: float) -> None:
+        """Make the picture as high as so many inches, and the axes as large as the picture."""
+        self._figure.set_figheight(height)
+        self.ax.set_position((0, 0, 1, 1))
 
     def save(self) -> None:
         """Write the file, which appears whole or not at all."""

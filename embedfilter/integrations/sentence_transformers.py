@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 
     from embedfilter.filter import EmbedFilter
 
-__all__ = ["add_filter"]
+__all__ = ["add_filter", "append_filter", "check_matrix"]
 
 # Every version knows these paths; those since 5.4 redirect them.
 _DENSE, _NORMALIZE = "sentence_transformers.models.Dense", "sentence_transformers.models.Normalize"
@@ -50,7 +50,8 @@ def add_filter(f: EmbedFilter, model: Any, out: str | os.PathLike[str] | None) -
     opened = _opened(model)
     _check_model(f, opened, str(model) if isinstance(model, (str, os.PathLike)) else "model")
     if out is None:
-        return _extended(f, opened)
+        append_filter(f, opened)
+        return opened
     with _new_folder(Path(out)) as folder:
         opened.save_pretrained(str(folder))
         _extend_folder(f, folder)
@@ -71,18 +72,19 @@ def _check_folder(f: EmbedFilter, folder: Path) -> None:
         config = folder / module["path"] / "config.json"
         if module["type"].rpartition(".")[2] == "Dense" and config.is_file():
             width = json.loads(config.read_text(encoding="utf-8")).get("out_features")
-    _check_matrix(f, folder, str(folder), width)
+    check_matrix(f, folder, str(folder), width)
 
 
 def _check_model(f: EmbedFilter, model: Any, name: str) -> None:
     ask = getattr(model, "get_embedding_dimension", None)  # since 5.4
     width = ask() if ask is not None else model.get_sentence_embedding_dimension()
-    _check_matrix(f, model, name, width)
+    check_matrix(f, model, name, width)
 
 
-def _check_matrix(f: EmbedFilter, source: Any, name: str, width: int | None) -> None:
+def check_matrix(f: EmbedFilter, source: Any, name: str, width: int | None = None) -> None:
     """Raise unless the model's own matrix is, about, the one that the filter was fitted to.
 
+    `width` is that of the model's embeddings, where it may be another than the matrix's.
     The matrix W tells by its size, by its sum of squares, which is that of its singular values,
     and by the length of ``W v`` for components v, which is their singular value.
     """
@@ -141,8 +143,8 @@ def _extend_folder(f: EmbedFilter, folder: Path) -> None:
     listed.write_text(json.dumps(modules, indent=2), encoding="utf-8")
 
 
-def _extended(f: EmbedFilter, model: Any) -> Any:
-    """Append the modules to an open model."""
+def append_filter(f: EmbedFilter, model: Any, *, normalize: bool = True) -> None:
+    """Append a Dense module and, where asked for, Normalize to an open model, unchecked."""
     import torch  # noqa: PLC0415 - an extra
 
     try:
@@ -160,8 +162,8 @@ def _extended(f: EmbedFilter, model: Any) -> Any:
     )
     parameter = next(model.parameters())
     model.append(dense.to(device=parameter.device, dtype=parameter.dtype))
-    model.append(Normalize())
-    return model
+    if normalize:
+        model.append(Normalize())
 
 
 def _opened(model: Any) -> Any:

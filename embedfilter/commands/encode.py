@@ -1,0 +1,139 @@
+"""``embedfilter encode``: embeddings of texts, from a language model."""
+
+from __future__ import annotations
+
+import json
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from embedfilter.commands.common import CHECKPOINT, PATH, json_option, print_text, revision_option
+from embedfilter.errors import EmbedFilterError
+
+if TYPE_CHECKING:
+    from typing import BinaryIO
+
+__all__ = ["encode"]
+
+_CHUNK = 4096  # texts that are sorted by length and encoded together
+
+
+@click.command()
+@click.argument("model", type=CHECKPOINT)
+@click.argument("texts", type=PATH)
+@click.option("-o", "--output", type=PATH, required=True, help="The .npy file to write.")
+@click.option(
+    "--template",
+    type=click.Choice(["prompteol", "echo", "mean"]),
+    default="prompteol",
+    show_default=True,
+    help="How the model reads a text, and which of its states are pooled.",
+)
+@click.option(
+    "--ratio", type=float, help="Keep 1/RATIO of the dimensions; 1: no filter.  [default: 2]"
+)
+@click.option("--components", "n_components", type=int, help="Keep so many dimensions.")
+@click.option("--filter", "filter_file", type=PATH, help="Use this filter instead.")
+@click.option("--raw", is_flag=True, help="Do not scale embeddings to unit length.")
+@click.option("--batch-size", type=click.IntRange(1), default=32, show_default=True)
+@click.option("--device", help="Where the model runs: cpu, cuda, ...  [default: the best there is]")
+@click.option(
+    "--dtype",
+    type=click.Choice(["float32", "float16", "bfloat16"]),
+    default="float32",
+    show_default=True,
+    help="Of the model's weights.",
+)
+@revision_option
+@json_option
+def encode(
+    model: str,
+    texts: Path,
+    output: Path,
+    template: str,
+    ratio: float | None,
+    n_components: int | None,
+    filter_file: Path | None,
+    raw: bool,
+    batch_size: int,
+    device: str | None,
+    dtype: str,
+    revision: str | None,
+    as_json: bool,
+) -> None:
+    """Embed texts with a causal language model, filtered.
+
+    MODEL is a folder of transformers, a GGUF file or an id on the Hugging Face Hub; TEXTS a file
+    with one text in each line, - for standard input.
+
+    \b
+    Example:
+      embedfilter encode path/to/model texts.txt -o embeddings.npy --ratio 4
+    """  # noqa: D301 - click takes the backspace for "do not wrap"
+    import numpy as np  # noqa: PLC0415 - commands import what they need
+    from tqdm import tqdm  # noqa: PLC0415
+
+    from embedfilter import EmbedFilter, encoder  # noqa: PLC0415
+    from embedfilter.atomic import atomic_output, check_target  # noqa: PLC0415
+
+    check_target(output)  # found out before the work, not after
+    lines = _read(texts)
+    start = time.perf_counter()
+    embed = encoder(
+        model,
+        template=template,
+        ratio=ratio,
+        n_components=n_components,
+        filter=None if filter_file is None else EmbedFilter.load(filter_file),
+        normalize=not raw,
+        device=device,
+        dtype=dtype,
+        revision=revision,
+    )
+    width = embed.get_embedding_dimension()
+    with atomic_output(output) as file, tqdm(total=len(lines), unit=" texts") as bar:
+        _write_header(file, (len(lines), width))
+        for first in range(0, len(lines), _CHUNK):
+            chunk = lines[first : first + _CHUNK]
+            rows = embed.encode(chunk, batch_size=batch_size, show_progress_bar=False)
+            file.write(np.ascontiguousarray(rows, np.float32).data)
+            bar.update(len(chunk))
+    seconds = time.perf_counter() - start
+    figures: dict[str, Any] = {"rows": len(lines), "dimensions": width, "seconds": seconds}
+    if as_json:
+        print_text(json.dumps({"output": str(output), **figures}))
+    else:
+        print_text(f"wrote {output}: {len(lines)} x {width} float32, in {seconds:.1f} s")
+
+
+def _read(path: Path) -> list[str]:
+    """Return the lines of a file of texts."""
+    name = "standard input" if str(path) == "-" else str(path)
+    data = sys.stdin.buffer.read() if str(path) == "-" else path.read_bytes()
+    return list(_lines(name, data))
+
+
+def _lines(name: str, data: bytes) -> Iterator[str]:
+    lines = data.splitlines()
+    if not lines:
+        raise EmbedFilterError(f"{name}: expected a text in each line, found an empty file")
+    for number, line in enumerate(lines, 1):
+        try:
+            text = line.decode("utf-8").strip()
+        except UnicodeDecodeError as error:
+            raise EmbedFilterError(
+                f"{name}: expected UTF-8 in line {number}, found byte {line[error.start]:#04x}"
+            ) from None
+        if not text:
+            raise EmbedFilterError(f"{name}: expected a text in line {number}, found none")
+        yield text
+
+
+def _write_header(file: BinaryIO, shape: tuple[int, int]) -> None:
+    from numpy.lib import format as npy  # noqa: PLC0415
+
+    npy.write_array_header_1_0(file, {"descr": "<f4", "fortran_order": False, "shape": shape})

@@ -1,0 +1,220 @@
+"""Embedding models out of causal language models, with a filter at their end.
+
+The ways to take an embedding are those of arXiv 2606.07502's code. Where a text is only put into
+the model, all modules are sentence-transformers' own; where it is put into a template, the first
+one is `TemplateTransformer`.
+"""
+
+from __future__ import annotations
+
+import inspect
+import os
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+try:
+    import torch
+    from sentence_transformers import SentenceTransformer
+    from sentence_transformers.base.modules import Normalize, Transformer
+    from sentence_transformers.sentence_transformer.modules import Pooling
+except ImportError as error:
+    raise ImportError(
+        "embeddings from language models need sentence-transformers 6 or later: "
+        'pip install "embedfilter[encode]"'
+    ) from error
+
+from embedfilter.filter import EmbedFilter
+from embedfilter.integrations.sentence_transformers import append_filter, check_matrix
+
+__all__ = ["TEMPLATES", "TemplateTransformer", "encoder"]
+
+TEMPLATES = {
+    "prompteol": 'Summarize the sentence: "{text}" in one word:"',
+    "echo": "Rewrite the following paragraph: {text}. The rewritten paragraph: {text}",
+}
+"""The text that a model reads, by the name of the template."""
+
+_MAX_TOKENS = 512  # of a text
+_DTYPES = ("float32", "float16", "bfloat16")
+
+
+class TemplateTransformer(Transformer):  # type: ignore[misc]  # untyped
+    """A Transformer that reads each text inside a template.
+
+    Batches are padded on the left. A text of more than 512 tokens keeps its first and its last
+    256. What follows pools the states of one part of the prompt: for "prompteol" its last token,
+    for "echo" the tokens of the second copy, which the attention mask that this module passes on
+    is confined to.
+
+    Parameters
+    ----------
+    model_name_or_path : str
+        As for Transformer.
+    template : {"prompteol", "echo"}
+    **kwargs
+        As for Transformer.
+    """
+
+    config_keys = [*Transformer.config_keys, "template"]  # noqa: RUF012 - as in the base class
+
+    def __init__(self, model_name_or_path: str, *, template: str, **kwargs: Any) -> None:
+        super().__init__(model_name_or_path, **kwargs)
+        self.template = template
+        self.tokenizer.padding_side = "left"
+
+    def preprocess(
+        self, inputs: Sequence[str], prompt: str | None = None, **_: Any
+    ) -> dict[str, Any]:
+        """Turn texts into the model's inputs; `prompt` is put before each text."""
+        texts = [self._shortened((prompt or "") + _text(given)) for given in inputs]
+        template = TEMPLATES[self.template]
+        prompts = [template.replace("{text}", text) for text in texts]
+        encoded = self.tokenizer(
+            prompts, padding=True, return_tensors="pt", return_offsets_mapping=True
+        )
+        features = {name: encoded[name] for name in ("input_ids", "attention_mask")}
+        if "position_ids" in inspect.signature(self.model.forward).parameters:
+            positions = features["attention_mask"].cumsum(dim=1) - 1
+            features["position_ids"] = positions.clamp(min=0)
+        if self.template == "echo":
+            # The space before the copy belongs to its first token, so a token is told by its end.
+            starts = torch.tensor([len(p) - len(t) for p, t in zip(prompts, texts, strict=True)])
+            ends = encoded["offset_mapping"][:, :, 1]
+            features["second_copy"] = features["attention_mask"] * (ends > starts[:, None])
+        return features
+
+    def forward(self, features: dict[str, Any], **kwargs: Any) -> dict[str, Any]:
+        """Add the states of all tokens, and leave the mask of those to pool."""
+        second_copy = features.pop("second_copy", None)
+        result: dict[str, Any] = super().forward(features, **kwargs)
+        if second_copy is not None:
+            result["attention_mask"] = second_copy
+        return result
+
+    def _shortened(self, text: str) -> str:
+        tokens = self.tokenizer(text, add_special_tokens=False, verbose=False)["input_ids"]
+        if len(tokens) <= _MAX_TOKENS:
+            return text
+        half = _MAX_TOKENS // 2
+        decoded: str = self.tokenizer.decode(tokens[:half] + tokens[-half:])
+        return decoded
+
+
+def encoder(
+    model: str | os.PathLike[str],
+    *,
+    template: str = "prompteol",
+    ratio: float | None = None,
+    n_components: int | None = None,
+    kind: str = "edge",
+    filter: EmbedFilter | None = None,  # noqa: A002 - what it is
+    normalize: bool = True,
+    device: str | None = None,
+    dtype: str = "float32",
+    revision: str | None = None,
+) -> SentenceTransformer:
+    """Make an embedding model of a causal language model: ``encoder("model").encode(texts)``.
+
+    The embeddings are the model's last hidden states, after its final norm, pooled, filtered and
+    scaled to unit length. The templates are those of arXiv 2606.07502.
+
+    Parameters
+    ----------
+    model : str or path
+        A folder of transformers, a GGUF file, or the id of a model on the Hugging Face Hub,
+        "owner/name", or of a GGUF file there, "owner/name/file.gguf".
+    template : {"prompteol", "echo", "mean"}
+        "prompteol" asks for the text in one word, and takes the state of the last token. "echo"
+        repeats the text, and takes the mean over the second copy, whose tokens have seen the
+        whole text. "mean" is the mean over the text's own tokens, of which it takes 512 at most.
+    ratio, n_components, kind
+        Of the filter that is fitted to the model: see `EmbedFilter.from_checkpoint`. Ratio 1
+        leaves the embeddings as they are.
+    filter : EmbedFilter, optional
+        This one instead, fitted, and perhaps calibrated, before.
+    normalize : bool
+        Whether embeddings have unit length.
+    device : str, optional
+        Where the model runs: "cpu", "cuda", ...; by default, as sentence-transformers chooses.
+    dtype : {"float32", "float16", "bfloat16"}
+        Of the model's weights.
+    revision : str, optional
+        For a model on the Hub: a branch, a tag or a commit.
+
+    Returns
+    -------
+    SentenceTransformer
+        A model like any other. Saved, a "mean" model loads anywhere; those with a template load
+        where embedfilter is installed, with ``trust_remote_code=True``.
+
+    Raises
+    ------
+    TypeError, ValueError
+        For arguments that do not make a filter, or a filter that does not suit the model.
+    CheckpointError
+        If the model's unembedding matrix cannot be read.
+    ImportError
+        Without sentence-transformers.
+    """
+    known = (*TEMPLATES, "mean")
+    if template not in known:
+        raise ValueError(f"template: expected one of {', '.join(known)}, found {template!r}")
+    if dtype not in _DTYPES:
+        raise ValueError(f"dtype: expected one of {', '.join(_DTYPES)}, found {dtype!r}")
+    if filter is not None and (ratio, n_components, kind) != (None, None, "edge"):
+        raise ValueError("filter: expected no ratio, n_components or kind beside it, found some")
+    if filter is not None:
+        check_matrix(filter, model, os.fspath(model))
+    elif ratio != 1 or n_components is not None:
+        filter = EmbedFilter.from_checkpoint(  # noqa: A001
+            model, ratio=ratio, n_components=n_components, kind=kind, revision=revision
+        )
+    first = _transformer(os.fspath(model), template, dtype, revision)
+    mode = "lasttoken" if template == "prompteol" else "mean"
+    pooling = Pooling(first.get_embedding_dimension(), pooling_mode=mode)
+    result = SentenceTransformer(modules=[first, pooling], device=device)
+    if filter is not None:
+        append_filter(filter, result, normalize=normalize)
+    elif normalize:
+        result.append(Normalize())
+    return result.eval()
+
+
+def _transformer(model: str, template: str, dtype: str, revision: str | None) -> Transformer:
+    path = Path(model)
+    common: dict[str, Any] = {} if revision is None else {"revision": revision}
+    if path.suffix == ".gguf":
+        common["gguf_file"] = path.name
+        model = str(path.parent) if path.exists() else "/".join(path.parts[:2])
+    arguments: dict[str, Any] = {
+        "model_kwargs": common | {"dtype": getattr(torch, dtype)},
+        "processor_kwargs": common,
+        "config_kwargs": common,
+    }
+    if template == "mean":
+        # A model for chats would else read each text as a message of one.
+        plain = {"text": {"method": "forward", "method_output_name": "last_hidden_state"}}
+        first = Transformer(
+            model,
+            max_seq_length=_MAX_TOKENS,
+            modality_config=plain,
+            module_output_name="token_embeddings",
+            **arguments,
+        )
+    else:
+        first = TemplateTransformer(model, template=template, **arguments)
+    if first.tokenizer.pad_token is None:
+        first.tokenizer.pad_token = first.tokenizer.eos_token or first.tokenizer.unk_token
+    if "gguf_file" in common and all(p.is_floating_point() for p in first.model.parameters()):
+        # transformers has decoded the weights, and yet would refuse to save them.
+        first.model.hf_quantizer = None
+        if hasattr(first.model.config, "quantization_config"):
+            del first.model.config.quantization_config
+    return first
+
+
+def _text(given: object) -> str:
+    if not isinstance(given, str):
+        raise TypeError(f"sentences: expected texts, found {type(given).__name__}")
+    return given

@@ -1,0 +1,196 @@
+"""Embedding models out of language models, beside a direct computation with transformers."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+import transformers
+from command_line import failure, run
+
+import embedfilter
+from embedfilter import EmbedFilter
+
+PROMPTEOL = 'Summarize the sentence: "{}" in one word:"'
+ECHO = "Rewrite the following paragraph: {0}. The rewritten paragraph: {0}"
+TEXTS = [
+    "A cat sat on the mat.",
+    'The stock market fell (again) today, said "analysts" {all of them}!',
+    "naïve café",
+    "rain",
+]
+LONG = " ".join(f"word{i}" for i in range(400))  # over 512 tokens
+
+
+@pytest.fixture(scope="module")
+def folder(smollm2: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """SmolLM2 as transformers saves it: it opens in a fraction of a GGUF file's time."""
+    model = embedfilter.encoder(smollm2, ratio=1, normalize=False, device="cpu")
+    path = tmp_path_factory.mktemp("smollm2")
+    model[0].model.save_pretrained(path)
+    model[0].tokenizer.save_pretrained(path)
+    return path
+
+
+@pytest.fixture(scope="module")
+def direct(folder: Path) -> tuple[Any, Any]:
+    """The model and the tokenizer by transformers alone."""
+    tokenizer = transformers.AutoTokenizer.from_pretrained(folder)
+    return transformers.AutoModel.from_pretrained(folder).eval(), tokenizer
+
+
+@pytest.fixture(scope="module")
+def f(smollm2: Path) -> EmbedFilter:
+    return EmbedFilter.from_checkpoint(smollm2)
+
+
+def states(direct: tuple[Any, Any], prompt: str) -> tuple[np.ndarray, np.ndarray]:
+    """Return the states (tokens, d) of one prompt, alone, and where its tokens end in it."""
+    model, tokenizer = direct
+    encoded = tokenizer(prompt, return_tensors="pt", return_offsets_mapping=True)
+    ends = encoded.pop("offset_mapping")[0, :, 1].numpy()
+    with torch.inference_mode():
+        return model(**encoded).last_hidden_state[0].numpy(), ends
+
+
+def prompteol(direct: tuple[Any, Any], text: str) -> np.ndarray:
+    return states(direct, PROMPTEOL.format(text))[0][-1]
+
+
+def echo(direct: tuple[Any, Any], text: str) -> np.ndarray:
+    prompt = ECHO.format(text)
+    rows, ends = states(direct, prompt)
+    return rows[ends > len(prompt) - len(text)].mean(axis=0)
+
+
+def mean(direct: tuple[Any, Any], text: str) -> np.ndarray:
+    return states(direct, text)[0].mean(axis=0)
+
+
+@pytest.mark.parametrize("way", [prompteol, echo, mean])
+def test_it_agrees_with_transformers(
+    folder: Path, direct: tuple[Any, Any], f: EmbedFilter, way: Callable[..., np.ndarray]
+) -> None:
+    model = embedfilter.encoder(folder, template=way.__name__, device="cpu")
+    expected = f.transform(np.array([way(direct, text) for text in TEXTS]))
+    for batch_size in (1, 2, len(TEXTS)):
+        found = model.encode(TEXTS, batch_size=batch_size)
+        np.testing.assert_allclose(found, expected, atol=1e-4 * np.abs(expected).max())
+
+
+@pytest.mark.parametrize(("way", "template"), [(prompteol, PROMPTEOL), (echo, ECHO)])
+def test_long_texts_keep_their_ends(
+    folder: Path, direct: tuple[Any, Any], way: Callable[..., np.ndarray], template: str
+) -> None:
+    model = embedfilter.encoder(folder, template=way.__name__, ratio=1, device="cpu")
+    tokens = direct[1](LONG)["input_ids"]
+    assert len(tokens) > 512
+    short = direct[1].decode(tokens[:256] + tokens[-256:])
+    expected = way(direct, short)
+    expected /= np.linalg.norm(expected)
+    np.testing.assert_allclose(model.encode(LONG), expected, atol=1e-4)
+
+
+@pytest.mark.parametrize("template", ["prompteol", "mean"])
+def test_saved_and_reloaded(folder: Path, tmp_path: Path, template: str) -> None:
+    from sentence_transformers import SentenceTransformer
+
+    model = embedfilter.encoder(folder, template=template, ratio=4, device="cpu")
+    assert model.get_embedding_dimension() == 144
+    model.save_pretrained(str(tmp_path))
+    stock = template == "mean"
+    again = SentenceTransformer(str(tmp_path), device="cpu", trust_remote_code=not stock)
+    np.testing.assert_allclose(again.encode(TEXTS), model.encode(TEXTS), atol=1e-6)
+
+
+def test_a_prompt_and_a_filter_of_ones_own(folder: Path, f: EmbedFilter) -> None:
+    model = embedfilter.encoder(folder, filter=f.truncate(20), device="cpu")
+    whole = embedfilter.encoder(folder, device="cpu")
+    with_prompt = model.encode(["cat", "dog"], prompt="animal: ")
+    expected = whole.encode(["animal: cat", "animal: dog"])[:, :20]
+    expected /= np.linalg.norm(expected, axis=1, keepdims=True)
+    np.testing.assert_allclose(with_prompt, expected, atol=1e-5)
+
+
+def test_half_precision(folder: Path) -> None:
+    model = embedfilter.encoder(folder, dtype="bfloat16", device="cpu")
+    assert model[0].model.dtype == torch.bfloat16
+    expected = embedfilter.encoder(folder, device="cpu").encode(TEXTS)
+    cosines = np.sum(model.encode(TEXTS) * expected, axis=1)
+    assert cosines.min() > 0.98
+
+
+def tiny(folder: Path, architecture: str, **sizes: int) -> Path:
+    """Save a small random model with SmolLM2's tokenizer beside it."""
+    config = getattr(transformers, f"{architecture}Config")(
+        vocab_size=49152, bos_token_id=0, eos_token_id=0, **sizes
+    )
+    torch.manual_seed(0)
+    transformers.AutoModelForCausalLM.from_config(config).save_pretrained(folder)
+    return folder
+
+
+@pytest.mark.parametrize(
+    ("architecture", "sizes"),
+    [
+        ("GPT2", {"n_embd": 32, "n_layer": 2, "n_head": 2, "n_positions": 256}),
+        (
+            "Qwen2",
+            {"hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 2}
+            | {"num_key_value_heads": 2, "intermediate_size": 64},
+        ),
+    ],
+)
+def test_padding_changes_nothing(
+    folder: Path, tmp_path: Path, architecture: str, sizes: dict[str, int]
+) -> None:
+    # Learned positions, as GPT-2 has, would show padding that is not accounted for.
+    path = tiny(tmp_path, architecture, **sizes)
+    transformers.AutoTokenizer.from_pretrained(folder).save_pretrained(path)
+    for template in ("prompteol", "echo"):
+        model = embedfilter.encoder(path, template=template, device="cpu")
+        alone = np.array([model.encode(text) for text in TEXTS])
+        np.testing.assert_allclose(model.encode(TEXTS), alone, atol=1e-5)
+
+
+# ---- Arguments, and the command line --------------------------------------------------------
+
+
+def test_wrong_arguments(folder: Path, f: EmbedFilter, rng: np.random.Generator) -> None:
+    with pytest.raises(ValueError, match=r"template: expected one of prompteol, echo, mean"):
+        embedfilter.encoder(folder, template="none")
+    with pytest.raises(ValueError, match=r"dtype: expected one of float32"):
+        embedfilter.encoder(folder, dtype="int8")
+    with pytest.raises(ValueError, match=r"filter: expected no ratio"):
+        embedfilter.encoder(folder, filter=f, ratio=2)
+    other = EmbedFilter.from_matrix(rng.standard_normal((2000, 576)))
+    with pytest.raises(ValueError, match=r"another unembedding matrix"):
+        embedfilter.encoder(folder, filter=other)
+    with pytest.raises(TypeError, match=r"sentences: expected texts, found tuple"):
+        embedfilter.encoder(folder, ratio=1, device="cpu").encode([("a", "b")])
+
+
+def test_encode_command(folder: Path, f: EmbedFilter, tmp_path: Path) -> None:
+    texts, output = tmp_path / "texts.txt", tmp_path / "out.npy"
+    texts.write_text("\n".join(TEXTS) + "\n", encoding="utf-8")
+    done = run("encode", folder, texts, "-o", output, "--ratio", 4, "--device", "cpu", "--json")
+    assert '"rows": 4' in done.stdout
+    expected = embedfilter.encoder(folder, ratio=4, device="cpu").encode(TEXTS)
+    np.testing.assert_allclose(np.load(output), expected, atol=1e-5)
+
+
+def test_encode_command_refuses(folder: Path, tmp_path: Path) -> None:
+    texts, output = tmp_path / "texts.txt", tmp_path / "out.npy"
+    texts.write_text("one\n\nthree\n", encoding="utf-8")
+    assert "texts.txt: expected a text in line 2" in failure("encode", folder, texts, "-o", output)
+    texts.write_bytes(b"one\n\xff\n")
+    assert "texts.txt: expected UTF-8 in line 2" in failure("encode", folder, texts, "-o", output)
+    texts.write_bytes(b"")
+    assert "texts.txt: expected a text in each line" in failure(
+        "encode", folder, texts, "-o", output
+    )
+    assert [path.name for path in tmp_path.iterdir()] == ["texts.txt"]
