@@ -502,9 +502,8 @@ class EmbedFilter:
     def to_faiss(self, index: Any = None) -> Any:
         """Put the filter in front of a faiss index: the whole takes embeddings as they are.
 
-        faiss saves and reads it with the index (``faiss.write_index``), and applies it to what
-        is added and searched, without this package. Like all of faiss it takes float32 alone,
-        and does not look for NaN.
+        faiss saves and reads it with the index, and applies it to what is added and searched,
+        without this package. It takes float32 alone, and does not look for NaN.
 
         Parameters
         ----------
@@ -515,8 +514,8 @@ class EmbedFilter:
         Returns
         -------
         faiss.IndexPreTransform
-            Of d dimensions: the projection, to which a calibrated filter adds a bias, then the
-            scaling to unit length, then `index`. `embedfilter.integrations.faiss.transforms`
+            Of d dimensions: the projection, with a bias where the filter is calibrated, the
+            scaling to unit length, and `index`. `embedfilter.integrations.faiss.transforms`
             gives the first two alone.
 
         Raises

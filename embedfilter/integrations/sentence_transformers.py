@@ -24,8 +24,6 @@ from embedfilter.checkpoints.sentence_transformers import MODULES
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from numpy.typing import NDArray
-
     from embedfilter.filter import EmbedFilter
 
 __all__ = ["add_filter", "append_filter", "check_matrix"]
@@ -120,13 +118,6 @@ def check_matrix(f: EmbedFilter, source: Any, name: str, width: int | None = Non
 # ---- The two modules -------------------------------------------------------------------------
 
 
-def _bias(f: EmbedFilter) -> NDArray[np.float32] | None:
-    if f.mean is None:
-        return None
-    product: NDArray[np.float32] = (-f.components.astype(np.float64) @ f.mean).astype(np.float32)
-    return product
-
-
 def _extend_folder(f: EmbedFilter, folder: Path) -> None:
     """Write the modules' folders, and name them in modules.json."""
     from safetensors.numpy import save_file  # noqa: PLC0415 - only where a file is written
@@ -135,7 +126,7 @@ def _extend_folder(f: EmbedFilter, folder: Path) -> None:
     modules = json.loads(listed.read_text(encoding="utf-8"))
     number = len(modules)
     dense, normalize = f"{number}_Dense", f"{number + 1}_Normalize"
-    bias = _bias(f)
+    bias = f._bias()
     config = {
         "in_features": f.n_features_in,
         "out_features": f.n_components,
@@ -160,7 +151,7 @@ def append_filter(f: EmbedFilter, model: Any, *, normalize: bool = True) -> None
         from sentence_transformers.base.modules import Dense, Normalize  # noqa: PLC0415
     except ImportError:  # before 6.0
         from sentence_transformers.models import Dense, Normalize  # noqa: PLC0415
-    bias = _bias(f)
+    bias = f._bias()
     dense = Dense(
         f.n_features_in,
         f.n_components,
