@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import functools
 import json
 import signal
 import sys
@@ -19,9 +18,9 @@ import click
 import numpy as np
 
 import embedfilter
+from embedfilter.commands.apply import apply
 from embedfilter.commands.calibrate import calibrate
 from embedfilter.commands.common import (
-    BLOCK_BYTES,
     CHECKPOINT,
     PATH,
     is_same_file,
@@ -48,7 +47,6 @@ __all__ = ["main"]
 # As the library has them: spelled out, so that --help does not need the C core, which
 # refuses to be imported where EMBEDFILTER_ISA is wrong.
 KINDS = ("edge", "late", "head", "tail", "mid", "random", "identity")
-PRECISIONS = ("float32", "float16", "bfloat16", "int8", "uint8", "ubinary")
 
 
 class _Group(click.Group):
@@ -111,6 +109,7 @@ def main() -> None:
     """Better, smaller text embeddings from a language model's own unembedding matrix."""
 
 
+main.add_command(apply)
 main.add_command(calibrate)
 main.add_command(encode)
 main.add_command(evaluate)
@@ -181,138 +180,6 @@ def _refuse_part_of_checkpoint(output: Path, checkpoint: Path) -> None:
         raise EmbedFilterError(
             f"{output}: expected an output apart from the checkpoint, found a file of {checkpoint}"
         )
-
-
-@main.command()
-@click.argument("filter_file", metavar="FILTER", type=PATH)
-@click.argument("embeddings", metavar="IN", type=PATH)
-@click.argument("output", metavar="OUT", type=PATH)
-@click.option(
-    "--normalize/--no-normalize",
-    default=True,
-    show_default=True,
-    help="Scale each row to unit length.",
-)
-@click.option(
-    "--precision",
-    type=click.Choice(PRECISIONS),
-    default="float32",
-    show_default=True,
-    help="The type of the numbers written; ubinary packs the signs of eight into a byte.",
-)
-@click.option(
-    "--ranges",
-    "ranges_file",
-    type=PATH,
-    help="For int8 and uint8, unless the filter is calibrated: a .npy file (2, k) of the least and"
-    " the greatest value of each dimension of filtered embeddings.",
-)
-@threads_option
-@json_option
-def apply(filter_file: Path, embeddings: Path, output: Path, as_json: bool, **options: Any) -> None:
-    """Filter the embeddings in a .npy file.
-
-    IN is a .npy file (n, d) of any length; OUT is written when all of it is filtered, so that
-    OUT may be IN.
-
-    \b
-    Example:
-      embedfilter apply filter.safetensors embeddings.npy filtered.npy
-    """  # noqa: D301 - click takes the backspace for "do not wrap"
-    start = time.perf_counter()
-    for name, file in (("filter", filter_file), ("ranges", options["ranges_file"])):
-        if file is not None and is_same_file(output, file):
-            raise EmbedFilterError(
-                f"{output}: expected an output apart from the {name}, found the file {file} itself"
-            )
-    f = embedfilter.EmbedFilter.load(filter_file)
-    n_rows, width = _apply_npy(f, embeddings, output, **options)
-    seconds = time.perf_counter() - start
-    if as_json:
-        print_text(json.dumps({"rows": n_rows, "width": width, "seconds": seconds}))
-    else:
-        print_text(f"{output}: {n_rows} rows of {width} in {seconds:.2f} s")
-
-
-def _apply_npy(
-    f: EmbedFilter,
-    source: Path,
-    output: Path,
-    *,
-    precision: str,
-    normalize: bool,
-    ranges_file: Path | None,
-    n_threads: int | None,
-) -> tuple[int, int]:
-    """Filter one .npy file into another and return the shape written."""
-    from tqdm import tqdm  # noqa: PLC0415 - commands import what they alone need
-
-    from embedfilter.atomic import atomic_output  # noqa: PLC0415
-    from embedfilter.npy_file import NpyReader, write_npy_header  # noqa: PLC0415
-
-    in_filter = f.ranges is not None and normalize
-    ranges = _read_ranges(ranges_file, precision, f.n_components, in_filter)
-    transform = functools.partial(
-        f.transform, precision=precision, normalize=normalize, ranges=ranges, n_threads=n_threads
-    )
-    with contextlib.closing(NpyReader(source)) as reader:
-        n_rows, d = reader.shape
-        if d != f.n_features_in:
-            raise EmbedFilterError(
-                f"{source}: expected rows of {f.n_features_in}, as {f.metadata.get('source')} has,"
-                f" found rows of {d}"
-            )
-        # The width and type of the output, and complaints about the options.
-        try:
-            empty = transform(np.empty((0, d), np.float32))
-        except ValueError as error:
-            if str(error).startswith("ranges:"):
-                raise EmbedFilterError(f"{ranges_file}: {error}") from None
-            raise
-        block_rows = max(1, BLOCK_BYTES // (d * reader.dtype.itemsize))
-        done = 0
-        with (
-            atomic_output(output) as file,
-            tqdm(total=n_rows, desc="apply", unit=" rows", unit_scale=True, disable=None) as bar,
-        ):
-            write_npy_header(file, (n_rows, empty.shape[1]), empty.dtype)
-            for block in reader.blocks(block_rows):
-                try:
-                    result = transform(block)
-                except ValueError as error:
-                    raise EmbedFilterError(
-                        f"{source}: rows {done} to {done + len(block) - 1}: {error}"
-                    ) from None
-                file.write(result.reshape(-1).view(np.uint8).data)
-                done += len(block)
-                bar.update(len(block))
-    return n_rows, empty.shape[1]
-
-
-def _read_ranges(path: Path | None, precision: str, k: int, in_filter: bool) -> Any:
-    from embedfilter.npy_file import NpyReader  # noqa: PLC0415
-
-    needed = precision in ("int8", "uint8")
-    if path is None:
-        if needed and not in_filter:
-            raise EmbedFilterError(
-                f"--ranges: expected a .npy file (2, {k}) for --precision {precision}, found none;"
-                " make it from filtered embeddings Y of a sample:"
-                " np.save('ranges.npy', [Y.min(axis=0), Y.max(axis=0)])"
-            )
-        return None
-    if not needed:
-        raise EmbedFilterError(
-            f"--ranges: expected only with --precision int8 or uint8, found {path} with"
-            f" --precision {precision}"
-        )
-    with contextlib.closing(NpyReader(path)) as reader:
-        if reader.shape != (2, k):
-            raise EmbedFilterError(
-                f"{path}: expected ranges of shape (2, {k}), found shape {reader.shape}"
-            )
-        (ranges,) = reader.blocks(2)
-        return ranges
 
 
 @main.command()

@@ -23,6 +23,7 @@ from numpy.typing import NDArray
 
 from embedfilter import EmbedFilter, cli, embeddings, spectrum
 from embedfilter.cli import _spectrum_line
+from embedfilter.commands import apply
 
 
 @pytest.fixture(scope="module")
@@ -341,7 +342,7 @@ def test_help() -> None:
 
 def test_the_choices_are_the_library_s() -> None:
     assert cli.KINDS == spectrum.KINDS
-    assert cli.PRECISIONS == embeddings._PRECISIONS
+    assert apply.PRECISIONS == embeddings._PRECISIONS
 
 
 # ---- demo -------------------------------------------------------------------

@@ -18,7 +18,7 @@ __all__ = ["export"]
 @click.option("-o", "--output", type=PATH, required=True, help="The folder to write, new or empty.")
 @json_option
 def export(filter_file: Path, model: str, output: Path, as_json: bool) -> None:
-    """Write a sentence-transformers model that filters its embeddings.
+    """Put a filter into a sentence-transformers model.
 
     MODEL is such a model: its folder, or its id on the Hugging Face Hub. The copy loads with
     sentence-transformers alone.
