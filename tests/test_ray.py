@@ -37,7 +37,12 @@ def test_nothing_is_lost_or_doubled(f: EmbedFilter, tmp_path: Path, kill: bool) 
     job = Path(__file__).with_name("ray_job.py")
     command = [sys.executable, job, tmp_path / "in", tmp_path / "f.safetensors", tmp_path / "out"]
     done = subprocess.run(
-        [*command, *["--kill"] * kill], capture_output=True, text=True, timeout=240, check=False
+        [*command, *["--kill"] * kill],
+        capture_output=True,
+        text=True,
+        timeout=240,
+        check=False,
+        cwd=tmp_path,  # which Ray gives to its workers as a place to import from
     )
     assert done.returncode == 0, done.stderr
     assert (tmp_path / "out.killed").exists() == kill
