@@ -202,7 +202,9 @@ def _labels(labels: Any, n: int) -> NDArray[np.int64]:
         given = given.astype(str)
     values, numbers = np.unique(given, return_inverse=True)
     if len(values) < 2:
-        raise ValueError(f"labels: expected at least two different ones, found only {values[0]!r}")
+        raise ValueError(
+            f"labels: expected at least two different ones, found only {values.tolist()[0]!r}"
+        )
     return np.asarray(numbers, np.int64)
 
 
