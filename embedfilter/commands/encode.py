@@ -3,16 +3,20 @@
 from __future__ import annotations
 
 import json
-import sys
 import time
-from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
 
-from embedfilter.commands.common import CHECKPOINT, PATH, json_option, print_text, revision_option
-from embedfilter.errors import EmbedFilterError
+from embedfilter.commands.common import (
+    CHECKPOINT,
+    PATH,
+    json_option,
+    print_text,
+    read_texts,
+    revision_option,
+)
 
 if TYPE_CHECKING:
     from typing import BinaryIO
@@ -81,7 +85,7 @@ def encode(
     from embedfilter.atomic import atomic_output, check_target  # noqa: PLC0415
 
     check_target(output)  # found out before the work, not after
-    lines = _read(texts)
+    lines = read_texts(texts)
     start = time.perf_counter()
     embed = encoder(
         model,
@@ -108,29 +112,6 @@ def encode(
         print_text(json.dumps({"output": str(output), **figures}))
     else:
         print_text(f"wrote {output}: {len(lines)} x {width} float32, in {seconds:.1f} s")
-
-
-def _read(path: Path) -> list[str]:
-    """Return the lines of a file of texts."""
-    name = "standard input" if str(path) == "-" else str(path)
-    data = sys.stdin.buffer.read() if str(path) == "-" else path.read_bytes()
-    return list(_lines(name, data))
-
-
-def _lines(name: str, data: bytes) -> Iterator[str]:
-    lines = data.splitlines()
-    if not lines:
-        raise EmbedFilterError(f"{name}: expected a text in each line, found an empty file")
-    for number, line in enumerate(lines, 1):
-        try:
-            text = line.decode("utf-8").strip()
-        except UnicodeDecodeError as error:
-            raise EmbedFilterError(
-                f"{name}: expected UTF-8 in line {number}, found byte {line[error.start]:#04x}"
-            ) from None
-        if not text:
-            raise EmbedFilterError(f"{name}: expected a text in line {number}, found none")
-        yield text
 
 
 def _write_header(file: BinaryIO, shape: tuple[int, int]) -> None:

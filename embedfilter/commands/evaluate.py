@@ -8,7 +8,14 @@ from typing import Any
 
 import click
 
-from embedfilter.commands.common import PATH, json_option, print_text, read_rows
+from embedfilter.commands.common import (
+    CHECKPOINT,
+    PATH,
+    json_option,
+    print_text,
+    read_rows,
+    read_texts,
+)
 from embedfilter.errors import EmbedFilterError
 
 __all__ = ["evaluate"]
@@ -28,6 +35,19 @@ def _integers(ctx: click.Context, option: click.Parameter, value: str | None) ->
 @click.argument("embeddings", type=PATH)
 @click.option("--filter", "filter_file", type=PATH, help="The filter file to compare.")
 @click.option("--model", help="A checkpoint, instead: filters of its head are compared.")
+@click.option(
+    "--encode-with",
+    type=CHECKPOINT,
+    help="A causal language model. EMBEDDINGS, and QUERIES, are files with a text in each line"
+    " then, which it embeds; filters of its head are compared, if no others are given.",
+)
+@click.option(
+    "--template",
+    type=click.Choice(["prompteol", "echo", "mean"]),
+    default="prompteol",
+    show_default=True,
+    help="How that model reads a text.",
+)
 @click.option(
     "--pairs",
     "pairs_file",
@@ -64,6 +84,7 @@ def evaluate(
     embeddings: Path,
     filter_file: Path | None,
     model: str | None,
+    encode_with: str | None,
     output: Path | None,
     as_json: bool,
     pairs_file: Path | None,
@@ -76,7 +97,7 @@ def evaluate(
 
     Compares a filter with no filter, PCA, whitening and others on embeddings of your own, by
     scored pairs, labels or relevance judgements; with none of them it tells how the spaces look.
-    EMBEDDINGS is a .npy file (n, d) of embeddings that are not filtered yet.
+    EMBEDDINGS is a .npy file (n, d) of embeddings that are not filtered yet, or of texts.
 
     \b
     Example:
@@ -92,16 +113,19 @@ def evaluate(
             f"--filter, --model: expected one of them, found {filter_file} and {model}"
         )
     source = model if filter_file is None else embedfilter.EmbedFilter.load(filter_file)
+    read: Any = read_rows if encode_with is None else read_texts
     judged: dict[str, Any] = {}
     if pairs_file is not None:
         judged |= _read_pairs(pairs_file)
     if labels_file is not None:
         judged["labels"] = _read_labels(labels_file)
     if queries_file is not None:
-        judged["queries"] = read_rows(queries_file)
+        judged["queries"] = read(queries_file)
     if qrels_file is not None:
         judged["qrels"] = _read_qrels(qrels_file)
-    evaluation = embedfilter.evaluate(read_rows(embeddings), source, **judged, **options)
+    evaluation = embedfilter.evaluate(
+        read(embeddings), source, encode_with=encode_with, **judged, **options
+    )
     if output is not None:
         evaluation.save_html(output)
     print_text(evaluation.to_json() if as_json else str(evaluation))

@@ -17,7 +17,7 @@ except ImportError as error:
         "evaluating needs scikit-learn and SciPy: pip install 'embedfilter[evaluate]'"
     ) from error
 
-from embedfilter.evaluation.inputs import as_dimensions, as_filters, as_task
+from embedfilter.evaluation.inputs import as_dimensions, as_filters, as_task, encoded
 from embedfilter.evaluation.measures import Measure
 from embedfilter.evaluation.methods import NO_FILTER, Method, all_methods
 from embedfilter.evaluation.report import Evaluation, Result
@@ -49,6 +49,8 @@ def evaluate(
     labels: Any = None,
     queries: Any = None,
     qrels: Any = None,
+    encode_with: Any = None,
+    template: str = "prompteol",
     dimensions: Sequence[int] | None = None,
     k: int = 10,
 ) -> Evaluation:
@@ -77,6 +79,11 @@ def evaluate(
     qrels : (m, 2) or (m, 3) numbers, optional
         Row number of the query, of the document, and relevance. Measured: nDCG and recall at k,
         and MRR.
+    encode_with : str or path, optional
+        A causal language model, as `embedfilter.encoder` takes it. `X` and `queries` are lists
+        of texts then, which it embeds, and it is the `source` if there is no other.
+    template : {"prompteol", "echo", "mean"}
+        How that model reads a text.
     dimensions : sequence of int, optional
         By default d, d/2, d/4 and d/8.
     k : int
@@ -89,7 +96,7 @@ def evaluate(
     Raises
     ------
     ImportError
-        If scikit-learn or SciPy is not installed.
+        If scikit-learn or SciPy, or with `encode_with` sentence-transformers, is not installed.
     TypeError, ValueError
         For arguments that do not fit together, too few rows, NaN, constant scores or one label.
 
@@ -98,6 +105,9 @@ def evaluate(
     UserWarning
         If rows are duplicates, a sample was taken, or the halves could not be kept apart.
     """
+    if encode_with is not None:
+        X, queries = encoded(X, queries, encode_with, template)
+        source = encode_with if source is None else source
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
         task = as_task(

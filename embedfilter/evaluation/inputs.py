@@ -13,7 +13,7 @@ from embedfilter.evaluation.tasks import Labels, Pairs, Relevance, Space, Task
 from embedfilter.filter import EmbedFilter
 from embedfilter.spectrum import KINDS, check_n_components
 
-__all__ = ["as_dimensions", "as_filters", "as_task"]
+__all__ = ["as_dimensions", "as_filters", "as_task", "encoded"]
 
 _Rows = NDArray[np.float32]
 # Kinds of filter that are compared, where a model is given.
@@ -47,6 +47,24 @@ def as_task(
             raise ValueError("qrels: expected queries with it, found None")
         return _relevance(rows, _rows(queries, "queries", rows.shape[1]), qrels, k)
     return Space(rows, k)
+
+
+def encoded(X: Any, queries: Any, model: Any, template: str) -> tuple[Any, Any]:
+    """Return the embeddings of texts, X and queries, by a causal language model, unfiltered."""
+    lists = X if isinstance(X, tuple) else (X,)
+    for name, texts in (*(("X", texts) for texts in lists), ("queries", queries)):
+        if texts is not None and (
+            isinstance(texts, str) or not all(isinstance(text, str) for text in texts)
+        ):
+            raise TypeError(f"{name}: expected a list of texts to encode, found {type(texts)}")
+    from embedfilter import encoder  # noqa: PLC0415 - it needs an extra
+
+    embed = encoder(model, template=template, ratio=1, normalize=False)
+    rows = tuple(embed.encode(list(texts)) for texts in lists)
+    return (
+        rows if isinstance(X, tuple) else rows[0],
+        None if queries is None else embed.encode(list(queries)),
+    )
 
 
 def as_filters(source: Any, d: int, dimensions: list[int]) -> dict[str, EmbedFilter]:
@@ -184,7 +202,9 @@ def _labels(labels: Any, n: int) -> NDArray[np.int64]:
         given = given.astype(str)
     values, numbers = np.unique(given, return_inverse=True)
     if len(values) < 2:
-        raise ValueError(f"labels: expected at least two different ones, found only {values[0]!r}")
+        raise ValueError(
+            f"labels: expected at least two different ones, found only {values.tolist()[0]!r}"
+        )
     return np.asarray(numbers, np.int64)
 
 
