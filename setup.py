@@ -6,6 +6,8 @@ EMBEDFILTER_SYSTEM_OPENBLAS=1
     Link the system's OpenBLAS, found through pkg-config, instead of shipping a copy.
 EMBEDFILTER_WERROR=1
     Treat the compiler's warnings as errors, as continuous integration does.
+EMBEDFILTER_SANITIZE=address,undefined
+    Compile the core with these sanitizers; .ci/sanitize shows how to run it then.
 """
 
 from __future__ import annotations
@@ -102,6 +104,12 @@ def _pkg_config(option: str) -> list[str]:
 
 
 CSRC = Path("csrc")
+SANITIZERS = os.environ.get("EMBEDFILTER_SANITIZE", "")
+SANITIZE_ARGS = (
+    [f"-fsanitize={SANITIZERS}", "-fno-sanitize-recover=undefined", "-fno-omit-frame-pointer", "-g"]
+    if SANITIZERS
+    else []
+)
 
 setup(
     ext_modules=[
@@ -110,8 +118,12 @@ setup(
             sources=sorted(str(path) for path in CSRC.rglob("*.c")),
             depends=sorted(str(path) for path in CSRC.rglob("*.h")),
             include_dirs=[str(CSRC), str(CSRC / "kernels"), np.get_include()],
-            extra_compile_args=COMPILE_ARGS + WARNING_ARGS * switched_on("EMBEDFILTER_WERROR"),
-            extra_link_args=["-pthread"],
+            extra_compile_args=[
+                *COMPILE_ARGS,
+                *WARNING_ARGS * switched_on("EMBEDFILTER_WERROR"),
+                *SANITIZE_ARGS,
+            ],
+            extra_link_args=["-pthread", *SANITIZE_ARGS],
         )
     ],
     cmdclass={"build_ext": BuildWithOpenBLAS},

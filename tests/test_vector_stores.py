@@ -89,8 +89,10 @@ def test_usearch(f, X, expected, tmp_path, dtype, least) -> None:
     index.save(str(tmp_path / "texts.usearch"))
     again = Index.restore(str(tmp_path / "texts.usearch"))
     assert (again.ndim, len(again)) == (K, len(X))
-    found = again.search(f.transform(X[:40]), 5).keys
-    assert overlap(found, expected) > least
+    # Exact among what is stored, so that only its rounding shows; then through the graph, which
+    # usearch builds anew, and a little otherwise, in each run.
+    assert overlap(again.search(f.transform(X[:40]), 5, exact=True).keys, expected) > least
+    assert overlap(again.search(f.transform(X[:40]), 5).keys, expected) > 0.8
 
 
 def test_usearch_on_bits(f, X) -> None:
