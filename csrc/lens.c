@@ -28,7 +28,8 @@
 #include <string.h>
 
 enum {
-    FEW = 4, /* vectors up to which the rows' coming from memory takes longest */
+    AHEAD = 8, /* rows that are fetched while one is multiplied, where it is widened first */
+    FEW = 4,   /* vectors up to which the rows' coming from memory takes longest */
     BLOCK_ROWS =
         128, /* rows that are taken at a time, a multiple of any tile's rows, but no more */
     BLOCK_BYTES = 1 << 18, /* than so many bytes, packed, which fit the L2 cache */
@@ -337,6 +338,13 @@ static void screen(job *j, size_t first, size_t n, size_t next, block *b) {
     }
 }
 
+/* Fetches a row that is widened before it is used: the widening keeps the processor from coming
+ * to the next row early enough. */
+static void fetch_ahead(const job *j, size_t row) {
+    if (row < j->w.n_rows && j->w.dtype != EF_F32)
+        ef_prefetch(ef_row(j->w, row), j->w.n_cols * ef_item_bytes(j->w.dtype));
+}
+
 /* Does blocks of rows until there are no more. */
 static void rows_task(void *context, size_t slot) {
     job *j = context;
@@ -351,8 +359,10 @@ static void rows_task(void *context, size_t slot) {
         if (lens->n_panels > 0)
             screen(j, first, n, next, &b);
         else
-            for (size_t r = 0; r < n; r++)
+            for (size_t r = 0; r < n; r++) {
+                fetch_ahead(j, first + r + AHEAD);
                 consider(j, first + r, 0, (1u << lens->n) - 1, b.rows);
+            }
     }
 }
 

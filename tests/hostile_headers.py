@@ -106,6 +106,12 @@ HOSTILE_SAFETENSORS = [
     _raw(3, "half-a-character-as-a-value", b'{"a":{"dtype":"\\udfff"}}', "not valid JSON"),
     _raw(3, "number-of-a-million-digits", b'{"a":' + b"9" * 1_000_000 + b"}", "not valid JSON"),
     _head(6, "offsets-negative", "data_offsets", data_offsets=[-48, 0]),
+    _raw(
+        6,
+        "offsets-minus-zero",
+        b'{"lm_head.weight":' + _ENTRY.replace(b"[0,", b"[-0,") + b"}",
+        "not valid JSON: -0",
+    ),
     _head(6, "offsets-reversed", "data_offsets", data_offsets=[48, 0]),
     _head(6, "offsets-float", "data_offsets", data_offsets=[0.0, 48.0]),
     _head(6, "offsets-bool", "data_offsets", data_offsets=[False, 48]),

@@ -8,6 +8,7 @@ from __future__ import annotations
 import io
 import json
 import os
+import pickle
 import struct
 import zipfile
 from collections.abc import Callable
@@ -182,6 +183,28 @@ def _saved_with_code(folder: Path) -> Path:
     return folder
 
 
+def _bomb() -> bytes:
+    """A pickle of a dictionary whose key is a tuple that takes 2^60 steps to hash."""
+    doublings = b"".join(b"q%c" % i + b"h%c" % i + b"\x86" for i in range(60))
+    return b"\x80\x02}K\x01\x85" + doublings + b"K\x01s."
+
+
+def _archive_with_bomb(folder: Path) -> Path:
+    with zipfile.ZipFile(folder / "model.pt", "w") as archive:
+        archive.writestr("model/data.pkl", _bomb())
+        archive.writestr("model/version", "3\n")
+    return folder
+
+
+def _legacy_with_bomb(folder: Path) -> Path:
+    torch.save({"a": torch.ones(2)}, folder / "model.pt", _use_new_zipfile_serialization=False)
+    stream = io.BytesIO((folder / "model.pt").read_bytes())
+    for _ in range(3):  # what comes before the object
+        pickle.load(stream)
+    (folder / "model.pt").write_bytes(stream.getvalue()[: stream.tell()] + _bomb())
+    return folder
+
+
 CODE = b"cos\nsystem\n(S'ls'\ntR."
 BASE_NAME = "'lm_head.weight': expected the base name of a .safetensors file, found "
 FOLDERS = [
@@ -238,6 +261,8 @@ FOLDERS = [
                   _files(model__safetensors=safetensors_file({"lm_head.weight": (3, 8)}),
                          config__json={"hidden_size": 3}),
                   "is transposed: expected 3 columns"),
+    HostileSource(18, "hash-bomb", _archive_with_bomb, "refers to itself again and again"),
+    HostileSource(18, "hash-bomb-before-torch-1.6", _legacy_with_bomb, "refers to itself again"),
     HostileSource(18, "pickle", _files(model__pkl=CODE), "found 'model.pkl'"),
     HostileSource(18, "pickle-called-bin", _files(pytorch_model__bin=CODE),
                   "not a file of torch.save: expected a zip archive, found b.cos"),

@@ -320,4 +320,6 @@ def _integer(digits: str) -> int:
     # Reading a number takes time that grows with the square of its length.
     if len(digits) > 20:
         raise ValueError(f"a number of {len(digits)} digits")
+    if digits == "-0":
+        raise ValueError("-0, a number that is not an integer elsewhere")
     return int(digits)

@@ -11,6 +11,7 @@ torch 1.6 it was a run of pickles, which are not mapped but read as a whole.
 
 from __future__ import annotations
 
+import io
 import pickle
 import re
 import zipfile
@@ -19,8 +20,9 @@ from typing import TYPE_CHECKING, Any
 from embedfilter.checkpoints.files import shown
 from embedfilter.checkpoints.head import open_head
 from embedfilter.checkpoints.names import MODEL_NAMES
+from embedfilter.checkpoints.pickle_scan import refuse_expanding
 from embedfilter.checkpoints.torch_tensors import TorchRows, tensor_bytes, torch_storage_type
-from embedfilter.checkpoints.zip_file import open_zip
+from embedfilter.checkpoints.zip_file import open_zip, stored_begin
 from embedfilter.errors import CheckpointError
 
 if TYPE_CHECKING:
@@ -36,6 +38,7 @@ __all__ = ["TorchFile", "open_torch"]
 # The oldest whose weights_only reader has no known hole (CVE-2026-24747).
 _OLDEST_TORCH = (2, 10)
 _LEGACY_START = b"\x80\x02\x8a\nl\xfc\x9cF\xf9 j\xa8P\x19."
+_LEGACY_PICKLES = 5  # a number, the version, the system, the object, the storages' keys
 _MAX_PICKLE = 64 << 20
 # What a training script may have put the weights under.
 _NESTED = ("state_dict", "model_state_dict", "model", "module")
@@ -141,6 +144,8 @@ def _check_archive(file: InputFile) -> bool:
     """Check a file without reading its pickle; return whether its tensors can be mapped."""
     start = file.read(0, min(file.size, len(_LEGACY_START))).tobytes()
     if start == _LEGACY_START:
+        head = file.read(0, min(file.size, _MAX_PICKLE)).tobytes()
+        refuse_expanding(str(file.path), io.BytesIO(head), _LEGACY_PICKLES)
         return False
     if not start.startswith(b"PK\x03\x04"):
         raise CheckpointError(
@@ -161,6 +166,10 @@ def _check_archive(file: InputFile) -> bool:
             raise CheckpointError(
                 f"{where}: expected at most {_MAX_PICKLE} bytes, found {info.file_size}"
             )
+        if info.filename.endswith(".pkl"):
+            begin = stored_begin(file, info)
+            data = file.read(begin, info.file_size).tobytes()
+            refuse_expanding(str(file.path), io.BytesIO(data), 1)
     if not any(info.filename.endswith("/data.pkl") for info in infos):
         raise CheckpointError(
             f"{file.path}: not a file of torch.save: expected an entry data.pkl, "
