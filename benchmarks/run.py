@@ -24,6 +24,7 @@ def main() -> None:
     subprocess.run([sys.executable, FOLDER / "fit.py", *size, *large], check=True)
     subprocess.run([sys.executable, FOLDER / "dequantize.py", *size], check=True)
     subprocess.run([sys.executable, FOLDER / "lens.py", *size], check=True)
+    subprocess.run([sys.executable, FOLDER / "apply.py", *size], check=True)
     subprocess.run([sys.executable, FOLDER / "retrieval.py", *size], check=True)
     if not size:
         subprocess.run([sys.executable, FOLDER / "sweep.py"], check=True)
