@@ -8,6 +8,8 @@ EMBEDFILTER_WERROR=1
     Treat the compiler's warnings as errors, as continuous integration does.
 EMBEDFILTER_SANITIZE=address,undefined
     Compile the core with these sanitizers; .ci/sanitize shows how to run it then.
+EMBEDFILTER_COVERAGE=1
+    Compile the core so that it counts which branches run; .ci/coverage shows how to read them.
 """
 
 from __future__ import annotations
@@ -110,6 +112,8 @@ SANITIZE_ARGS = (
     if SANITIZERS
     else []
 )
+COUNTING = ["--coverage", "-fprofile-update=atomic", "-O0"]
+COVERAGE_ARGS = COUNTING * switched_on("EMBEDFILTER_COVERAGE")
 
 setup(
     ext_modules=[
@@ -122,8 +126,9 @@ setup(
                 *COMPILE_ARGS,
                 *WARNING_ARGS * switched_on("EMBEDFILTER_WERROR"),
                 *SANITIZE_ARGS,
+                *COVERAGE_ARGS,
             ],
-            extra_link_args=["-pthread", *SANITIZE_ARGS],
+            extra_link_args=["-pthread", *SANITIZE_ARGS, *COVERAGE_ARGS],
         )
     ],
     cmdclass={"build_ext": BuildWithOpenBLAS},

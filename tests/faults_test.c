@@ -1,10 +1,13 @@
 /* Every allocation of the C core made to fail in turn, without Python: each operation must then say
  * EF_NO_MEMORY, keep nothing (run it under LeakSanitizer), and do its work when called again.
+ * Then sizes that do not fit the arithmetic, and a LAPACK that does not converge.
  *
- * Linked with -Wl,--wrap=malloc,--wrap=posix_memalign,--wrap=pthread_create: the core's own calls
- * come here, OpenBLAS's do not. A thread that cannot be made is no error: the caller works alone.
+ * Linked with -Wl,--wrap=... of malloc, posix_memalign, pthread_create, pthread_mutex_init and
+ * OpenBLAS's dstedc_: the core's own calls come here, OpenBLAS's do not. A thread that cannot be
+ * made is no error: the caller works alone.
  */
 #include "embedfilter.h"
+#include "openblas.h"
 
 #include <errno.h>
 #include <math.h>
@@ -22,6 +25,9 @@ void *__wrap_malloc(size_t bytes);
 int __wrap_posix_memalign(void **memory, size_t alignment, size_t bytes);
 int __wrap_pthread_create(pthread_t *thread, const pthread_attr_t *attributes, void *(*run)(void *),
                           void *argument);
+
+int __real_pthread_mutex_init(pthread_mutex_t *mutex, const pthread_mutexattr_t *attributes);
+int __wrap_pthread_mutex_init(pthread_mutex_t *mutex, const pthread_mutexattr_t *attributes);
 
 static size_t n_calls, failing; /* the call that fails, counted from 1; 0 for none */
 static bool no_threads;
@@ -41,6 +47,29 @@ int __wrap_posix_memalign(void **memory, size_t alignment, size_t bytes) {
 int __wrap_pthread_create(pthread_t *thread, const pthread_attr_t *attributes, void *(*run)(void *),
                           void *argument) {
     return no_threads ? EAGAIN : __real_pthread_create(thread, attributes, run, argument);
+}
+
+int __wrap_pthread_mutex_init(pthread_mutex_t *mutex, const pthread_mutexattr_t *attributes) {
+    return fails() ? ENOMEM : __real_pthread_mutex_init(mutex, attributes);
+}
+
+/* LAPACK's iteration as it is, or as if it had not converged. */
+static bool no_convergence;
+
+#define REAL_DSTEDC JOIN(__real_, BLAS(dstedc_))
+#define WRAP_DSTEDC JOIN(__wrap_, BLAS(dstedc_))
+void REAL_DSTEDC(const char *compz, const int *n, double *d, double *e, double *z, const int *ldz,
+                 double *work, const int *lwork, int *iwork, const int *liwork, int *info,
+                 size_t compz_length);
+void WRAP_DSTEDC(const char *compz, const int *n, double *d, double *e, double *z, const int *ldz,
+                 double *work, const int *lwork, int *iwork, const int *liwork, int *info,
+                 size_t compz_length);
+void WRAP_DSTEDC(const char *compz, const int *n, double *d, double *e, double *z, const int *ldz,
+                 double *work, const int *lwork, int *iwork, const int *liwork, int *info,
+                 size_t compz_length) {
+    REAL_DSTEDC(compz, n, d, e, z, ldz, work, lwork, iwork, liwork, info, compz_length);
+    if (no_convergence)
+        *info = 7;
 }
 
 enum { N = 300, D = 70, K = 20, TOP = 5, RESULT = D * D };
@@ -148,6 +177,44 @@ static size_t survived(size_t operation) {
     }
 }
 
+/* Sizes and answers that are errors: how many were not told as they should be. */
+static size_t wrong_refusals(void) {
+    size_t wrong = 0;
+    double small[1] = {0.0}, symmetric[D * D] = {0}, values[D], vectors[D];
+    const int64_t wanted[1] = {0};
+    ef_detail detail = {0};
+    ef_filter *filter = NULL;
+    ef_gram *sum = NULL;
+    ef_lens *search = NULL;
+    const size_t huge = SIZE_MAX / 8, many = EF_MAX_COLUMNS + 1;
+    wrong += ef_eigh(small, small, 0, wanted, 0, small, 1, &detail) != EF_OK;
+    wrong += ef_eigh(small, small, many, wanted, 1, small, 1, &detail) != EF_TOO_LARGE;
+    wrong += ef_eigh(small, small, 1, wanted, many, small, 1, &detail) != EF_TOO_LARGE;
+    no_convergence = true;
+    wrong += ef_eigh(symmetric, values, D, wanted, 1, vectors, 1, &detail) != EF_LAPACK;
+    wrong += detail.count != 7;
+    no_convergence = false;
+    wrong += ef_gram_new(0, NULL, 0, &sum, &detail) != EF_TOO_LARGE;
+    wrong += ef_gram_new(many, NULL, 0, &sum, &detail) != EF_TOO_LARGE;
+    wrong += ef_gram_new(D, rows, 9, &sum, &detail) != EF_TOO_LARGE;
+    wrong += ef_filter_new(rows, NULL, 1, huge, &filter, &detail) != EF_TOO_LARGE;
+    wrong += ef_filter_new(rows, NULL, huge, 1, &filter, &detail) != EF_TOO_LARGE;
+    wrong += ef_lens_new(matrix(rows, N), (size_t)1 << 32, &search, &detail) != EF_TOO_LARGE;
+    wrong += ef_lens_new(matrix(rows, huge), TOP, &search, &detail) != EF_TOO_LARGE;
+    if (ef_lens_new(matrix(rows, 1), TOP, &search, &detail) == EF_OK) {
+        wrong += ef_lens_add(search, matrix(rows, (size_t)1 << 32), 1, &detail) != EF_TOO_LARGE;
+        ef_lens_free(search);
+    } else {
+        wrong++;
+    }
+    wrong += sum != NULL || filter != NULL;
+    for (int status = EF_OK; status <= EF_UNAVAILABLE + 1; status++)
+        for (int other = EF_OK; other < status; other++)
+            wrong +=
+                strcmp(ef_status_text((ef_status)status), ef_status_text((ef_status)other)) == 0;
+    return wrong;
+}
+
 int main(void) {
     unsigned state = 1;
     for (size_t i = 0; i < N * D; i++) {
@@ -170,8 +237,10 @@ int main(void) {
                 }
                 total += n;
             }
-            printf("%s, %s threads: %zu failed allocations survived\n", ef_get_isa(),
-                   no_threads ? "without" : "with", total);
+            const size_t wrong = wrong_refusals();
+            failed += wrong;
+            printf("%s, %s threads: %zu failed allocations survived, %zu refusals wrong\n",
+                   ef_get_isa(), no_threads ? "without" : "with", total, wrong);
         }
     }
     return failed > 0;

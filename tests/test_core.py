@@ -5,6 +5,7 @@ from __future__ import annotations
 import ast
 import contextlib
 import gc
+import os
 import subprocess
 import sys
 import tracemalloc
@@ -139,7 +140,7 @@ def test_repeating_a_call_does_not_grow_memory(call: Callable[[], object]) -> No
 def test_environment_variable(tmp_path: Path, name: str, prints: str, status: int) -> None:
     done = subprocess.run(
         [sys.executable, "-c", "import embedfilter; print(embedfilter.get_isa())"],
-        env={"EMBEDFILTER_ISA": name, "PATH": ""},
+        env=os.environ | {"EMBEDFILTER_ISA": name},
         capture_output=True,
         text=True,
         check=False,

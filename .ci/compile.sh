@@ -1,0 +1,26 @@
+# How the C programs of tests/ are compiled; for `source`, with $python set.
+FLAGS="-std=c11 -D_GNU_SOURCE -fno-tree-vectorize -ffp-contract=off -Wall -Wextra -Werror
+       -pthread -Icsrc -Icsrc/kernels"
+ADDRESS_SANITIZER="-fsanitize=address,undefined -fno-sanitize-recover=undefined -g"
+CORE=$(find csrc -maxdepth 1 -name '*.c' ! -name 'module*' | sort)
+WRAP="-Wl,--wrap=malloc,--wrap=posix_memalign,--wrap=pthread_create,--wrap=pthread_mutex_init"
+WRAP="$WRAP,--wrap=scipy_dstedc_"
+
+# compile PROGRAM TEST [FLAG...]: with the whole core and OpenBLAS, for this machine.
+compile() {
+    local program=$1 test=$2 openblas wrap=
+    shift 2
+    openblas=$("$python" -c 'import scipy_openblas32; print(scipy_openblas32.get_lib_dir())')
+    [ "$test" = faults_test.c ] && wrap=$WRAP
+    # shellcheck disable=SC2086 # the words of flags and sources
+    gcc $FLAGS -O3 -DBLAS_SYMBOL_PREFIX=scipy_ "$@" $wrap "tests/$test" $CORE csrc/kernels/*.c \
+        -L"$openblas" -lscipy_openblas -Wl,-rpath,"$openblas" -lm -o "$program"
+}
+
+# compile_for COMPILER PROGRAM TEST [FLAG...]: with the kernels only, static, for an emulator.
+compile_for() {
+    local compiler=$1 program=$2 test=$3
+    shift 3
+    # shellcheck disable=SC2086
+    "$compiler" $FLAGS -O3 -static "$@" "tests/$test" csrc/cpu.c csrc/kernels/*.c -lm -o "$program"
+}
