@@ -47,7 +47,7 @@ static int choose_isa(const char *source, const char *name) {
     return -1;
 }
 
-PyDoc_STRVAR(set_isa_doc, "set_isa(name)\n--\n\n"
+PyDoc_STRVAR(set_isa_doc, "set_isa(name, /)\n--\n\n"
                           "Use the kernels of another instruction set, for the whole process.\n\n"
                           "Parameters\n----------\nname : str\n    One of `available_isas()`.\n\n"
                           "Raises\n------\nValueError\n    If this machine cannot run it.");
@@ -134,7 +134,7 @@ static int enter_gram(gram_object *self) {
 }
 
 PyDoc_STRVAR(gram_add_doc,
-             "add(w, n_threads)\n--\n\n"
+             "add($self, w, n_threads, /)\n--\n\n"
              "Add rows.\n\n"
              "Parameters\n----------\n"
              "w : (n, d) float16, float32, float64 or, for bfloat16, uint16\n"
@@ -170,7 +170,7 @@ static PyObject *gram_add(gram_object *self, PyObject *args) {
     Py_RETURN_NONE;
 }
 
-PyDoc_STRVAR(gram_finish_doc, "finish(out, n_threads)\n--\n\n"
+PyDoc_STRVAR(gram_finish_doc, "finish($self, out, n_threads, /)\n--\n\n"
                               "Write the upper triangle of the sum so far.\n\n"
                               "Parameters\n----------\n"
                               "out : (d, d) float64, C-contiguous\n"
@@ -225,7 +225,7 @@ static PyType_Spec gram_spec = {
 };
 
 PyDoc_STRVAR(eigh_doc,
-             "eigh(matrix, wanted, n_threads)\n--\n\n"
+             "eigh(matrix, wanted, n_threads, /)\n--\n\n"
              "Eigenvalues of a symmetric matrix, and some of its eigenvectors.\n\n"
              "Parameters\n----------\n"
              "matrix : (d, d) float64, C-contiguous\n"
@@ -388,7 +388,7 @@ static int form_from_objects(PyObject *starts, PyObject *steps, Py_ssize_t k, ef
 }
 
 PyDoc_STRVAR(project_doc,
-             "project(x, out, precision, normalize, starts, steps, n_threads)\n--\n\n"
+             "project($self, x, out, precision, normalize, starts, steps, n_threads, /)\n--\n\n"
              "Project rows on the components and store them in their final form.\n\n"
              "Parameters\n----------\n"
              "x : (n, d) float16, float32, float64 or, for bfloat16, uint16\n"

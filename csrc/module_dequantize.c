@@ -25,7 +25,7 @@ static const block_name *block_by_name(const char *name) {
 }
 
 PyDoc_STRVAR(dequantize_doc,
-             "dequantize(dtype, blocks)\n--\n\n"
+             "dequantize(dtype, blocks, /)\n--\n\n"
              "Decode rows of quantised weights, to the bit as gguf.quants.dequantize does.\n\n"
              "Parameters\n----------\n"
              "dtype : 'Q4_0', 'Q8_0', 'Q4_K' or 'Q6_K'\n"

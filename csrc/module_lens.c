@@ -78,7 +78,7 @@ static int enter_lens(lens_object *self) {
     return -1;
 }
 
-PyDoc_STRVAR(lens_add_doc, "add(w, n_threads)\n--\n\n"
+PyDoc_STRVAR(lens_add_doc, "add($self, w, n_threads, /)\n--\n\n"
                            "Add rows, whose ids count on from those before.\n\n"
                            "Parameters\n----------\n"
                            "w : (m, d) float16, float32, float64 or, for bfloat16, uint16\n"
@@ -116,7 +116,7 @@ static PyObject *lens_add(lens_object *self, PyObject *args) {
 }
 
 PyDoc_STRVAR(lens_finish_doc,
-             "finish(ids, logits)\n--\n\n"
+             "finish($self, ids, logits, /)\n--\n\n"
              "Write what was found, by descending logit, equal ones by ascending id.\n\n"
              "Parameters\n----------\n"
              "ids : (n, k) int64, C-contiguous\n"

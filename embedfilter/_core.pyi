@@ -1,4 +1,4 @@
-from typing import Any
+from typing import Any, final
 
 import numpy as np
 from numpy.typing import NDArray
@@ -13,11 +13,13 @@ def eigh(
     matrix: NDArray[np.float64], wanted: NDArray[np.int64], n_threads: int, /
 ) -> tuple[NDArray[np.float64], NDArray[np.float64]]: ...
 
+@final
 class Gram:
     def __new__(cls, d: int, basis: NDArray[np.float32] | None = None) -> Gram: ...
     def add(self, w: NDArray[Any], n_threads: int, /) -> None: ...
     def finish(self, out: NDArray[np.float64], n_threads: int, /) -> None: ...
 
+@final
 class PackedFilter:
     def __new__(
         cls, components: NDArray[np.float32], bias: NDArray[np.float32] | None = None
@@ -34,6 +36,7 @@ class PackedFilter:
         /,
     ) -> None: ...
 
+@final
 class Lens:
     def __new__(cls, x: NDArray[Any], k: int) -> Lens: ...
     def add(self, w: NDArray[Any], n_threads: int, /) -> None: ...
