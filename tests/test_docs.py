@@ -1,0 +1,125 @@
+"""What the README and the pages in docs/ tell to run, run as it stands there.
+
+A block that begins with ```python notest needs what a test has not: another machine, the Hub, a
+model that is named in passing; the pages of NOT_HERE have tests of their own.
+"""
+
+from __future__ import annotations
+
+import csv
+import re
+import shlex
+import subprocess
+import sys
+import textwrap
+from importlib import resources
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.feather
+import pyarrow.parquet
+import pytest
+from numpy.typing import NDArray
+
+import embedfilter
+from embedfilter import EmbedFilter
+
+ROOT = Path(__file__).resolve().parents[1]
+PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
+# Their code needs a transformers folder or the Hub.
+NOT_HERE = {
+    "encode.md": "test_encoder.py",
+    "hub.md": "test_hub.py",
+    "mteb.md": "test_mteb.py",
+    "sentence-transformers.md": "test_sentence_transformers.py",
+}
+
+
+def blocks(page: Path, language: str) -> list[str]:
+    text = page.read_text(encoding="utf-8")
+    found = re.findall(rf"^( *)```{language}\n(.*?)^\1```", text, re.DOTALL | re.MULTILINE)
+    return [textwrap.dedent(code) for _, code in found]
+
+
+@pytest.fixture(scope="module")
+def folder(
+    tmp_path_factory: pytest.TempPathFactory,
+    smollm2: Path,
+    demo_embeddings: dict[str, NDArray],
+    demo_texts: list[str],
+) -> Path:
+    """All files that the pages name."""
+    folder = tmp_path_factory.mktemp("docs")
+    X = demo_embeddings["Echo"].astype(np.float32)
+    EmbedFilter.from_checkpoint(smollm2, ratio=2).save(folder / "filter.safetensors")
+    np.save(folder / "embeddings.npy", X)
+    np.save(folder / "sample.npy", X)
+    (folder / "labels.txt").write_text("\n".join(topics()), encoding="utf-8")
+    (folder / "texts.txt").write_text("\n".join(demo_texts), encoding="utf-8")
+    table = pa.table({"text": demo_texts, "embedding": list(X)})
+    pyarrow.parquet.write_table(table, folder / "texts.parquet")
+    pyarrow.feather.write_feather(table, folder / "texts.feather")
+    return folder
+
+
+def topics() -> list[str]:
+    with (resources.files("embedfilter.demo_data") / "pairs.tsv").open(encoding="utf-8") as file:
+        return [row["topic"] for row in csv.DictReader(file, delimiter="\t")] * 2
+
+
+def names(folder: Path, texts: list[str]) -> dict[str, Any]:
+    """Return what the pages take for given."""
+    X = np.load(folder / "embeddings.npy")
+    return {
+        "embedfilter": embedfilter,
+        "EmbedFilter": EmbedFilter,
+        "np": np,
+        "f": EmbedFilter.load(folder / "filter.safetensors"),
+        "X": X,
+        "X_sample": X,
+        "sample": X,
+        "blocks": [X[:200], X[200:]],
+        "queries": X[:5],
+        "texts": texts,
+        "corpus": texts,
+        "labels": topics(),
+    }
+
+
+@pytest.mark.filterwarnings("default")
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_python(
+    page: Path, folder: Path, smollm2: Path, demo_texts: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    if page.name in NOT_HERE:
+        assert (ROOT / "tests" / NOT_HERE[page.name]).is_file()
+        return
+    monkeypatch.chdir(folder)
+    namespace = names(folder, demo_texts)
+    for code in blocks(page, "python"):
+        exec(compile(code.replace("path/to/model", str(smollm2)), page.name, "exec"), namespace)
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_commands(page: Path, folder: Path, smollm2: Path) -> None:
+    if page.name in NOT_HERE:
+        return
+    for code in blocks(page, "sh"):
+        for line in code.splitlines():
+            words = shlex.split(line.replace("path/to/model", str(smollm2)), comments=True)
+            if not words or words[0] != "embedfilter":
+                continue
+            done = subprocess.run(
+                [sys.executable, "-m", *words],
+                cwd=folder,
+                check=False,
+                capture_output=True,
+                text=True,
+            )
+            assert done.returncode == 0, (line, done.stderr)
+
+
+def test_there_is_something_to_run() -> None:
+    assert sum(len(blocks(page, "python")) for page in PAGES) > 20
