@@ -123,3 +123,9 @@ def test_commands(page: Path, folder: Path, smollm2: Path) -> None:
 
 def test_there_is_something_to_run() -> None:
     assert sum(len(blocks(page, "python")) for page in PAGES) > 20
+
+
+def test_the_reference_has_every_public_name() -> None:
+    text = (ROOT / "docs" / "api.md").read_text(encoding="utf-8")
+    for name in embedfilter.__all__:
+        assert name == "__version__" or f":: embedfilter.{name}\n" in text, name
