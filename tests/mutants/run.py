@@ -27,8 +27,8 @@ ROOT = Path(__file__).resolve().parents[2]
 FLAGS = ["-std=c11", "-D_GNU_SOURCE", "-O2", "-fno-tree-vectorize", "-ffp-contract=off"]
 FLAGS += ["-pthread", "-DBLAS_SYMBOL_PREFIX=scipy_", "-Icsrc", "-Icsrc/kernels"]
 BLAS = [f"-L{openblas.get_lib_dir()}", f"-Wl,-rpath,{openblas.get_lib_dir()}", "-lscipy_openblas"]
-TESTS = ["generic", "core_arguments", "lens_core", "dequantize", "threads", "bad_input", "fidelity"]
-SECONDS = 300  # a test that hangs has noticed too
+TESTS = ["generic", "core_arguments", "lens_core", "dequantize", "threads", "bad_input"]
+SECONDS = 600  # a test that hangs has noticed too
 
 
 class Workplace:
