@@ -15,6 +15,8 @@ from oracle import head_with_spectrum, model_like_spectrum
 D = 64
 SCRIPTS = Path(sysconfig.get_path("scripts"))
 COMMAND = SCRIPTS / "embedfilter"
+# For processes in which coverage.py, which writes a file and needs memory itself, is in the way.
+UNMEASURED = {name: value for name, value in os.environ.items() if "COVERAGE" not in name}
 
 
 # Prints the most memory that the process has used. ru_maxrss would do on macOS only: on Linux a

@@ -10,6 +10,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from command_line import UNMEASURED
 
 from embedfilter import _core
 
@@ -199,6 +200,7 @@ def test_python_s_own_memory_runs_short(tmp_path: Path) -> None:
         text=True,
         check=False,
         cwd=tmp_path,
+        env=UNMEASURED,
     )
     assert done.returncode == 0, done.stderr
     lines = {name: (int(n), rest) for name, n, rest in map(_parts, done.stdout.splitlines())}

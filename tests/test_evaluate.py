@@ -296,6 +296,18 @@ NAN = np.where(np.arange(40)[:, np.newaxis] == 3, np.nan, X)
         ({"X": X, "queries": X, "qrels": [[0, 40]]}, "qrels: expected row numbers of X"),
         ({"X": X, "queries": X, "qrels": [[0, 0, 0]]}, "qrels: expected a relevance over 0"),
         ({"X": X, "dimensions": [33]}, "dimensions: expected from 1 to 32, found 33"),
+        ({"X": X, "dimensions": 8}, "dimensions: expected integers, found 8"),
+        ({"X": X, "dimensions": []}, "dimensions: expected at least one, found none"),
+        ({"X": (X, X, X), "scores": HALF}, "and no pairs, or one array, found a tuple of 3"),
+        ({"X": (X, X), "scores": HALF, "pairs": [[0, 1]]}, "found a tuple of 2 and pairs"),
+        ({"X": X, "scores": ["a"] * 20}, "scores: expected numbers"),
+        ({"X": X, "scores": HALF, "pairs": range(20)}, "pairs: expected shape (m, 2), found (20,)"),
+        ({"X": X, "scores": HALF, "pairs": [[0, 1]]}, "scores: expected 1, one for each pair"),
+        ({"X": X, "scores": [0.0] * 19 + [1], }, "found one value for all pairs of a half"),
+        ({"X": X, "labels": [0] * 39 + [1]}, "different labels in each of the two halves"),
+        ({"X": X, "labels": [np.nan] * 40}, "labels: expected a label for each row, found NaN"),
+        ({"X": X, "queries": X, "qrels": [0, 0]}, "qrels: expected rows of query, document and"),
+        ({"X": X, "queries": X, "qrels": [[0, 0]] * 2}, "qrels: expected one judgement of a query"),
     ],
 )  # fmt: skip
 def test_bad_input(arguments: dict, message: str) -> None:
@@ -351,3 +363,39 @@ def test_the_command_reads_tables(tmp_path: Path) -> None:
     assert (
         "--dimensions" in run("evaluate", tmp_path / "x.npy", "--dimensions", "a", status=2).stderr
     )
+
+
+@pytest.mark.parametrize(
+    ("option", "text", "message"),
+    [
+        ("--labels", b"\xff\n", "expected UTF-8 text, found invalid start byte"),
+        ("--labels", b"", "expected a line for each item, found an empty file"),
+        ("--pairs", b"score\ttext\n1\n2\tb\n", "scores: expected one for each pair of rows"),
+        ("--pairs", b"text\tscore\na\n", "expected 2 columns, found fewer in line 2"),
+        ("--pairs", b"score\na\n", "expected a number in column 'score', found 'a' in line 2"),
+        ("--pairs", b"first\tsecond\tscore\n0\t40\t1\n1\t2\t3\n", "row numbers of X"),
+        ("--labels", b"text\tlabel\na\tb\n", "labels: expected 40, one for each row of X"),
+    ],
+)
+def test_the_command_refuses(option: str, text: bytes, message: str, tmp_path: Path) -> None:
+    np.save(tmp_path / "x.npy", X)
+    (tmp_path / "t.tsv").write_bytes(text)
+    line = failure("evaluate", tmp_path / "x.npy", option, tmp_path / "t.tsv")
+    assert message in line
+
+
+def test_the_command_takes_relevances_and_one_source(head: NDArray, tmp_path: Path) -> None:
+    np.save(tmp_path / "x.npy", X)
+    (tmp_path / "q.tsv").write_text(
+        "query\tdocument\trelevance\n" + "".join(f"{i}\t{i}\t{i % 3}\n" for i in range(40))
+    )
+    options = ["--queries", tmp_path / "x.npy", "--qrels", tmp_path / "q.tsv"]
+    relevant = [(i, i, i % 3) for i in range(40)]
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        expected = evaluate(X, queries=X, qrels=relevant)
+    assert expected.recommendation in run("evaluate", tmp_path / "x.npy", *options).stdout
+    EmbedFilter.from_matrix(head).save(tmp_path / "f.safetensors")
+    line = failure("evaluate", tmp_path / "x.npy", "--filter", tmp_path / "f.safetensors",
+                   "--model", tmp_path / "head.npy")  # fmt: skip
+    assert "--filter, --model: expected one of them" in line

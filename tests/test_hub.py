@@ -418,6 +418,7 @@ def environment(hub: HubServer, tmp_path: Path, **variables: str) -> dict[str, s
     home = {
         "HF_ENDPOINT": hub.url,
         "HF_HOME": str(tmp_path / "home"),
+        "HF_HUB_OFFLINE": "0",
         "NO_PROXY": "127.0.0.1,localhost",
     }
     return {**os.environ, **home, **variables}

@@ -9,6 +9,7 @@ import sys
 import threading
 import time
 from collections.abc import Iterator
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -123,6 +124,13 @@ def test_many_callers_at_once(work: tuple) -> None:
     assert not wrong
 
 
+def test_any_number_of_tasks(work: tuple) -> None:
+    """Whatever the threads' shares leave over is done too."""
+    f, X, expected = work
+    for n in range(100, 3000, 61):
+        assert np.array_equal(f.transform(X[:n]), expected[:n]), n
+
+
 def test_other_python_threads_run_meanwhile(work: tuple) -> None:
     """The interpreter is released: a Python thread makes progress inside one long call."""
     f, X, _ = work
@@ -162,6 +170,19 @@ def test_child_processes(work: tuple, method: str) -> None:
     with multiprocessing.get_context(method).Pool(2) as pool:
         assert pool.map(_transform_in_child, [(f, X, expected)] * 4, chunksize=1) == [True] * 4
     assert np.array_equal(f.transform(X), expected)
+
+
+@pytest.mark.skipif(not Path("/proc/self/task").is_dir(), reason="threads cannot be counted")
+@pytest.mark.skipif(threads.available_cpus() < 2, reason="one thread is all there is")
+@pytest.mark.filterwarnings("ignore:.*fork.*:DeprecationWarning")
+def test_a_child_starts_threads_of_its_own(work: tuple) -> None:
+    f, X, _ = work
+    f.transform(X)
+    child = os.fork()
+    if child == 0:
+        f.transform(X, n_threads=2)
+        os._exit(len(list(Path("/proc/self/task").iterdir())))
+    assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 2
 
 
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="there is no fork")

@@ -28,6 +28,7 @@ FLAGS = ["-std=c11", "-D_GNU_SOURCE", "-O2", "-fno-tree-vectorize", "-ffp-contra
 FLAGS += ["-pthread", "-DBLAS_SYMBOL_PREFIX=scipy_", "-Icsrc", "-Icsrc/kernels"]
 BLAS = [f"-L{openblas.get_lib_dir()}", f"-Wl,-rpath,{openblas.get_lib_dir()}", "-lscipy_openblas"]
 TESTS = ["generic", "core_arguments", "lens_core", "dequantize", "threads", "bad_input"]
+TESTS += ["filter", "kernels"]
 SECONDS = 600  # a test that hangs has noticed too
 
 
