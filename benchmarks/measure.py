@@ -25,7 +25,10 @@ from datetime import datetime, timezone
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 import embedfilter
+from embedfilter import EmbedFilter
 
 RESULTS = Path(__file__).parent / "results"
 REST_SECONDS = 0.15  # OpenBLAS's threads spin for 2^28 cycles after a product, then sleep
@@ -120,6 +123,22 @@ def interleaved(
                 function()
             times[name].append((time.perf_counter() - start) / calls[name])
     return {name: statistics.median(values) for name, values in times.items()}
+
+
+def median_seconds(function: Callable[[], object], repeats: int = 5) -> float:
+    """Return the median time of a function, after one call that is not timed."""
+    times = []
+    for _ in range(repeats + 1):
+        start = time.perf_counter()
+        function()
+        times.append(time.perf_counter() - start)
+    return statistics.median(times[1:])
+
+
+def filter_of(d: int, k: int, rng: np.random.Generator) -> EmbedFilter:
+    """Return a filter (k, d) with random directions: what it holds does not change its speed."""
+    Q = np.linalg.qr(rng.standard_normal((d, d)))[0]
+    return EmbedFilter(Q[:k].astype(np.float32), np.arange(k), np.ones(d), kind="edge", metadata={})
 
 
 def write(name: str, report: dict[str, Any]) -> Path:

@@ -23,7 +23,7 @@ import tempfile
 from collections.abc import Callable
 from typing import Any
 
-from measure import N_THREADS, Limits, interleaved, machine, write
+from measure import N_THREADS, Limits, filter_of, interleaved, machine, write
 
 import faiss
 import ml_dtypes
@@ -40,12 +40,6 @@ HALF_ROWS = {896: (1024, 65536), 4096: (1024,)}
 QUANTIZED_ROWS = {896: 65536, 4096: 8192}
 LARGE_ROWS = 1_000_000
 Peers = dict[str, Callable[[], object]]
-
-
-def filter_of(d: int, k: int, rng: np.random.Generator) -> EmbedFilter:
-    """Return a filter (k, d) with random directions: what it holds does not change its speed."""
-    Q = np.linalg.qr(rng.standard_normal((d, d)))[0]
-    return EmbedFilter(Q[:k].astype(np.float32), np.arange(k), np.ones(d), kind="edge", metadata={})
 
 
 def float32_peers(f: EmbedFilter, X: NDArray[np.float32]) -> Peers:

@@ -6,11 +6,9 @@ of a head of 896 columns in bfloat16, and the ten largest logits of 256 vectors.
 
 from __future__ import annotations
 
-from measure import machine, write
+from measure import filter_of, machine, median_seconds, write
 
 import numpy as np
-from project import filter_of
-from sweep import median_seconds
 
 from embedfilter import _core
 from embedfilter.threads import available_cpus

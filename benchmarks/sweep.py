@@ -7,29 +7,14 @@ the hidden size's third power, have a sweep of their own.
 
 from __future__ import annotations
 
-import statistics
-import time
 from collections.abc import Callable
 from typing import Any
 
-from measure import N_THREADS, machine, write
+from measure import N_THREADS, filter_of, machine, median_seconds, write
 
 import numpy as np
-from project import filter_of
 
 from embedfilter import _core
-
-REPEATS = 5
-
-
-def median_seconds(function: Callable[[], object]) -> float:
-    """Return the median time of a function, after one call that is not timed."""
-    times = []
-    for _ in range(REPEATS + 1):
-        start = time.perf_counter()
-        function()
-        times.append(time.perf_counter() - start)
-    return statistics.median(times[1:])
 
 
 def gram(V: int, d: int, rng: np.random.Generator) -> Callable[[], object]:
