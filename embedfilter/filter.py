@@ -10,7 +10,6 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-import embedfilter
 from embedfilter import _core
 from embedfilter.embeddings import (
     as_embeddings,
@@ -23,11 +22,9 @@ from embedfilter.embeddings import (
 from embedfilter.errors import CheckpointError
 from embedfilter.source_name import source_name
 from embedfilter.spectrum import (
-    Spectrum,
     SpectrumError,
     check_cuts,
     check_n_components,
-    kept_directions,
     resolve_n_components,
 )
 from embedfilter.threads import resolve_n_threads
@@ -36,7 +33,6 @@ if TYPE_CHECKING:
     import os
 
     from embedfilter.calibration import SampleStatistics
-    from embedfilter.checkpoints import Unembedding
 
 __all__ = ["EmbedFilter"]
 
@@ -159,12 +155,13 @@ class EmbedFilter:
             If the source needs a library that is not installed.
         """
         from embedfilter.checkpoints import open_unembedding  # noqa: PLC0415 - light import
+        from embedfilter.fitting import fit  # noqa: PLC0415 - light import
 
         threads = resolve_n_threads(n_threads)
         with open_unembedding(source, tensor=tensor, revision=revision) as W:
             k = resolve_n_components(W.shape[1], ratio=ratio, n_components=n_components, kind=kind)
             try:
-                return cls._fit(W, k, kind, threads, progress)
+                return cls(**fit(W, k, kind, n_threads=threads, progress=progress))
             except SpectrumError as error:
                 if W.source == "array":
                     raise ValueError(f"source: {error}") from None
@@ -195,6 +192,7 @@ class EmbedFilter:
             For wrong arguments; for NaN, infinity, or a rank too low for what is to be kept.
         """
         from embedfilter.checkpoints.array import open_array  # noqa: PLC0415 - light import
+        from embedfilter.fitting import fit  # noqa: PLC0415 - light import
 
         threads = resolve_n_threads(n_threads)
         with open_array(W, argument="W") as matrix:
@@ -202,34 +200,9 @@ class EmbedFilter:
                 matrix.shape[1], ratio=ratio, n_components=n_components, kind=kind
             )
             try:
-                return cls._fit(matrix, k, kind, threads, progress=False)
+                return cls(**fit(matrix, k, kind, n_threads=threads))
             except SpectrumError as error:
                 raise ValueError(f"W: {error}") from None
-
-    @classmethod
-    def _fit(cls, W: Unembedding, k: int, kind: str, n_threads: int, progress: bool) -> EmbedFilter:
-        from embedfilter.checkpoints.row_counts import warn_of_copies  # noqa: PLC0415
-
-        V, d = W.shape
-        kept = kept_directions(kind, d, k)
-        spectrum = Spectrum.of(W, kept, n_threads=n_threads, progress=progress)
-        check_cuts(spectrum.singular_values, kept, stacklevel=3)
-        warn_of_copies(W, stacklevel=3)
-        return cls(
-            spectrum.directions.astype(np.float32),
-            kept,
-            spectrum.singular_values,
-            kind=kind,
-            metadata={
-                "source": W.source,
-                **({} if W.revision is None else {"revision": W.revision}),
-                "tensor": W.name,
-                "dtype": W.dtype,
-                "rows": str(V),
-                "fingerprint": W.fingerprint(),
-                "version": embedfilter.__version__,
-            },
-        )
 
     # ---- Applying it --------------------------------------------------------
 
