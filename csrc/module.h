@@ -32,6 +32,10 @@ int matrix_from_array(PyObject *object, const char *name, ef_matrix *matrix);
 /* Reads a number of threads. Returns 0, or -1 with an exception. */
 int threads_from_long(Py_ssize_t value, size_t *n_threads);
 
+/* Reads the arguments (w, n_threads) of a method `add`, w being of d columns. Returns 0, or -1 with
+ * an exception. */
+int rows_from_args(PyObject *args, Py_ssize_t d, ef_matrix *w, size_t *n_threads);
+
 /* Functions that have a file of their own, up to a NULL. */
 extern PyMethodDef dequantize_methods[];
 

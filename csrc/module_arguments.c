@@ -95,3 +95,16 @@ int threads_from_long(Py_ssize_t value, size_t *n_threads) {
     *n_threads = (size_t)value;
     return 0;
 }
+
+int rows_from_args(PyObject *args, Py_ssize_t d, ef_matrix *w, size_t *n_threads) {
+    PyObject *w_object;
+    Py_ssize_t threads;
+    if (!PyArg_ParseTuple(args, "On:add", &w_object, &threads) ||
+        matrix_from_array(w_object, "w", w) < 0 || threads_from_long(threads, n_threads) < 0)
+        return -1;
+    if (w->n_cols != (size_t)d) {
+        PyErr_Format(PyExc_ValueError, "w: expected %zd columns, found %zu", d, w->n_cols);
+        return -1;
+    }
+    return 0;
+}

@@ -89,17 +89,10 @@ PyDoc_STRVAR(lens_add_doc, "add($self, w, n_threads, /)\n--\n\n"
                            "    infinity, or with a logit that float32 does not hold.");
 
 static PyObject *lens_add(lens_object *self, PyObject *args) {
-    PyObject *w_object;
-    Py_ssize_t threads;
-    if (!PyArg_ParseTuple(args, "On:add", &w_object, &threads))
-        return NULL;
     ef_matrix w;
     size_t n_threads;
-    if (matrix_from_array(w_object, "w", &w) < 0 || threads_from_long(threads, &n_threads) < 0)
+    if (rows_from_args(args, self->d, &w, &n_threads) < 0)
         return NULL;
-    if (w.n_cols != (size_t)self->d)
-        return PyErr_Format(PyExc_ValueError, "w: expected %zd columns, found %zu", self->d,
-                            w.n_cols);
     if (enter_lens(self) < 0)
         return NULL;
     ef_detail detail = {0};
