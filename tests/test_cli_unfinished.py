@@ -13,6 +13,7 @@ import pyarrow.parquet
 import pytest
 import tokenizers
 import transformers
+from command_line import UNMEASURED
 from conftest import installed_file
 
 from embedfilter import EmbedFilter
@@ -76,6 +77,7 @@ def run_limited(folder: Path, way: str, words: list[str]) -> subprocess.Complete
         check=False,
         capture_output=True,
         text=True,
+        env=UNMEASURED,
     )
 
 
