@@ -13,7 +13,7 @@ compile() {
     openblas=$("$python" -c 'import scipy_openblas32; print(scipy_openblas32.get_lib_dir())')
     [ "$test" = faults_test.c ] && wrap=$WRAP
     # shellcheck disable=SC2086 # the words of flags and sources
-    gcc $FLAGS -O3 -DBLAS_SYMBOL_PREFIX=scipy_ "$@" $wrap "tests/$test" $CORE csrc/kernels/*.c \
+    gcc $FLAGS -O3 -DBLAS_SYMBOL_PREFIX=scipy_ "$@" $wrap "tests/core/$test" $CORE csrc/kernels/*.c \
         -L"$openblas" -lscipy_openblas -Wl,-rpath,"$openblas" -lm -o "$program"
 }
 
@@ -22,5 +22,5 @@ compile_for() {
     local compiler=$1 program=$2 test=$3
     shift 3
     # shellcheck disable=SC2086
-    "$compiler" $FLAGS -O3 -static "$@" "tests/$test" csrc/cpu.c csrc/kernels/*.c -lm -o "$program"
+    "$compiler" $FLAGS -O3 -static "$@" "tests/core/$test" csrc/cpu.c csrc/kernels/*.c -lm -o "$program"
 }

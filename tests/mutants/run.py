@@ -2,8 +2,8 @@
 
 ``python tests/mutants/run.py [kernels | core] [PART OF A FILE'S NAME]``, from the root of the
 repository, with a Python that has what the tests need. A mistake in a kernel is to be noticed by
-tests/kernels_test.c, NEON's under an emulator; one in what drives the kernels by the tests in
-Python, or by tests/threads_test.c under ThreadSanitizer.
+tests/core/kernels_test.c, NEON's under an emulator; one in what drives the kernels by the tests in
+Python, or by tests/core/threads_test.c under ThreadSanitizer.
 """
 
 from __future__ import annotations
@@ -27,8 +27,7 @@ ROOT = Path(__file__).resolve().parents[2]
 FLAGS = ["-std=c11", "-D_GNU_SOURCE", "-O2", "-fno-tree-vectorize", "-ffp-contract=off"]
 FLAGS += ["-pthread", "-DBLAS_SYMBOL_PREFIX=scipy_", "-Icsrc", "-Icsrc/kernels"]
 BLAS = [f"-L{openblas.get_lib_dir()}", f"-Wl,-rpath,{openblas.get_lib_dir()}", "-lscipy_openblas"]
-TESTS = ["generic", "core_arguments", "lens_core", "dequantize", "threads", "bad_input"]
-TESTS += ["filter", "kernels"]
+TESTS = ["tests/core", "tests/arrays", "tests/test_filter.py", "tests/test_threads.py"]
 SECONDS = 600  # a test that hangs has noticed too
 
 
@@ -87,7 +86,7 @@ class Kernels:
         self.compiler = "aarch64-linux-gnu-gcc" if neon else "gcc"
         self.emulator = ["qemu-aarch64-static"] if neon else []
         self.all = [
-            "tests/kernels_test.c",
+            "tests/core/kernels_test.c",
             "csrc/cpu.c",
             *sources(place.folder, "csrc/kernels/*.c"),
         ]
@@ -121,7 +120,11 @@ class Core:
         self.include = include
         built = place.compile("gcc", sources(place.folder, "csrc/**/*.c"), "module", *include)
         built = built and place.compile(
-            "gcc", ["tests/threads_test.c", *self.core, *kernels], "tsan", "-fsanitize=thread", "-g"
+            "gcc",
+            ["tests/core/threads_test.c", *self.core, *kernels],
+            "tsan",
+            "-fsanitize=thread",
+            "-g",
         )
         if not built or not self.passes():
             raise RuntimeError("expected the tests to pass without a mutant, found that they fail")
@@ -137,8 +140,7 @@ class Core:
         machine = os.uname().machine
         if self.place.run("setarch", machine, "-R", program, "8", "1") != 0:
             return False
-        files = [f"tests/test_{name}.py" for name in TESTS]
-        pytest = [sys.executable, "-m", "pytest", "-q", "-x", "-p", "no:cacheprovider", *files]
+        pytest = [sys.executable, "-m", "pytest", "-q", "-x", "-p", "no:cacheprovider", *TESTS]
         return self.place.run(*pytest, env=os.environ | {"PYTHONPATH": str(self.place.folder)}) == 0
 
     def rebuild(self, file: str) -> bool:

@@ -26,7 +26,7 @@ from numpy.typing import NDArray
 import embedfilter
 from embedfilter import EmbedFilter
 
-ROOT = Path(__file__).resolve().parents[1]
+ROOT = Path(__file__).resolve().parents[2]
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
 # Their code needs a transformers folder or the Hub.
 NOT_HERE = {

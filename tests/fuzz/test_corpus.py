@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 from targets import TARGETS
 
-CASES = sorted((Path(__file__).parent / "fuzz" / "corpus").glob("*/*"))
+CASES = sorted((Path(__file__).parent / "corpus").glob("*/*"))
 
 
 def test_there_is_a_corpus_of_each_target() -> None:

@@ -5,23 +5,13 @@ Sizes straddle the registers and the panels: 4, 8, 12, 24, 128, 256.
 
 from __future__ import annotations
 
-import ml_dtypes
 import numpy as np
 import pytest
+from kernel_inputs import BFLOAT16, FLOATS, WIDTHS, cast, on_scalar
 from numpy.typing import NDArray
 
-import embedfilter
 from embedfilter import _core
 from embedfilter.embeddings import core_view
-
-WIDTHS = (1, 2, 3, 4, 5, 7, 8, 9, 11, 12, 13, 15, 16, 17, 23, 24, 25, 31, 32, 33, 47, 48, 49, 63,
-          64, 65, 95, 96, 97, 127, 128, 129, 255, 256, 257, 300)  # fmt: skip
-FLOATS = ("float16", "bfloat16", "float32", "float64")
-BFLOAT16 = np.dtype(ml_dtypes.bfloat16)
-
-
-def cast(values: NDArray, name: str) -> NDArray:
-    return values.astype(BFLOAT16 if name == "bfloat16" else name)
 
 
 def gram(*blocks: NDArray, basis: NDArray | None = None, n_threads: int = 1) -> NDArray[np.float64]:
@@ -49,15 +39,6 @@ def project(
         core_view(X), out, precision, normalize, starts, steps, n_threads
     )
     return out
-
-
-def on_scalar(function, *args, **kwargs):
-    before = embedfilter.get_isa()
-    embedfilter.set_isa("scalar")
-    try:
-        return function(*args, **kwargs)
-    finally:
-        embedfilter.set_isa(before)
 
 
 # ---- gram -------------------------------------------------------------------

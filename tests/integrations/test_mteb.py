@@ -10,7 +10,7 @@ import mteb
 import numpy as np
 import pytest
 import scipy.stats
-from conftest import installed_file
+from installed import installed_file
 from mteb.abstasks.sts import AbsTaskSTS
 from mteb.abstasks.task_metadata import TaskMetadata
 from sentence_transformers import SentenceTransformer

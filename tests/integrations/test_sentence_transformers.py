@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from conftest import installed_file
+from installed import installed_file
 
 from embedfilter import CheckpointError, EmbedFilter
 from embedfilter.integrations import sentence_transformers as integration

@@ -14,7 +14,7 @@ import pytest
 import tokenizers
 import transformers
 from command_line import UNMEASURED
-from conftest import installed_file
+from installed import installed_file
 
 from embedfilter import EmbedFilter
 

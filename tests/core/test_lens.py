@@ -9,9 +9,9 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from kernel_inputs import FLOATS, WIDTHS, cast, on_scalar
 from numpy.typing import NDArray
 from oracle import largest_logits
-from test_kernels import FLOATS, WIDTHS, cast, on_scalar
 
 import embedfilter
 from embedfilter import _core

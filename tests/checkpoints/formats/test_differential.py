@@ -13,9 +13,9 @@ import safetensors
 import safetensors.numpy
 import safetensors.torch
 import torch
-from conftest import installed_file
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from installed import installed_file
 
 from embedfilter.checkpoints import open_unembedding
 from embedfilter.checkpoints.encodings import decode

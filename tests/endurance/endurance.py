@@ -1,7 +1,7 @@
-"""Long and large runs, one by name: ``python tests/endurance.py NAME [SIZE]``.
+"""Long and large runs, one by name: ``python tests/endurance/endurance.py NAME [SIZE]``.
 
-They are made by hand and their figures stand in docs/robustness.md; tests/test_endurance.py runs
-each of them small. Callers in many threads for minutes are tests/threads_test.c.
+They are made by hand and their figures stand in docs/robustness.md; tests/endurance/test_endurance.py runs
+each of them small. Callers in many threads for minutes are tests/core/threads_test.c.
 """
 
 from __future__ import annotations

@@ -9,8 +9,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 import tokenizers
-from checkpoint_files import gguf_array, gguf_file, gguf_pair, gguf_string, gguf_tensor
-from conftest import installed_file
+from checkpoint_files import gguf_array, gguf_file, gguf_pair, gguf_tensor
+from installed import installed_file
+from tokenizer_files import byte_level_tokenizer, write_gguf
 
 from embedfilter import CheckpointError
 from embedfilter.vocabulary import Vocabulary, find_vocabulary, open_vocabulary, visible
@@ -18,20 +19,6 @@ from embedfilter.vocabulary import Vocabulary, find_vocabulary, open_vocabulary,
 BYTES = {"Ġ": b" ", "Ċ": b"\n", "ĉ": b"\t", "č": b"\r", "Ā": b"\0", "Ã": b"\xc3",
          "©": b"\xa9", "¡": b"\xa1",
          "ł": b"\xa0", "Ń": b"\xad", "a": b"a", "!": b"!", "~": b"~", "ġ": b"\x7f"}  # fmt: skip
-
-
-def write_gguf(path: Path, tokens: list[bytes], *, kind: str | None = "gpt2", merges=()) -> Path:
-    pairs = [
-        gguf_pair("tokenizer.ggml.tokens", 9,
-                  gguf_array(8, len(tokens), b"".join(map(gguf_string, tokens)))),
-        gguf_pair("tokenizer.ggml.merges", 9,
-                  gguf_array(8, len(merges), b"".join(map(gguf_string, merges)))),
-    ]  # fmt: skip
-    if kind is not None:
-        pairs.append(gguf_pair("tokenizer.ggml.model", 8, gguf_string(kind)))
-    tensor = gguf_tensor("output.weight", (2, max(2, len(tokens))))
-    path.write_bytes(gguf_file(pairs, [tensor], bytes(8 * max(2, len(tokens)))))
-    return path
 
 
 def texts(vocabulary: Vocabulary | None) -> list[str]:
@@ -147,15 +134,6 @@ def test_a_real_tokenizer_json(minilm: Path) -> None:
     counts = vocabulary.count(["the cat and the dog"], 30522)
     assert counts[expected.token_to_id("the")] == 2
     assert counts.sum() == 5
-
-
-def byte_level_tokenizer() -> tokenizers.Tokenizer:
-    tokenizer = tokenizers.Tokenizer(tokenizers.models.BPE({"Ġa": 0, "b": 1, "âĢ": 2}, []))
-    tokenizer.pre_tokenizer = tokenizers.pre_tokenizers.Sequence(
-        [tokenizers.pre_tokenizers.Digits(), tokenizers.pre_tokenizers.ByteLevel()]
-    )
-    tokenizer.add_special_tokens(["<|end of it|>"])
-    return tokenizer
 
 
 def test_byte_level_tokenizer_json(tmp_path: Path) -> None:

@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from command_line import failure, run
-from conftest import installed_file
+from installed import installed_file
 
 from embedfilter import EmbedFilter
 

@@ -10,10 +10,10 @@ import pytest
 import safetensors.numpy
 import torch
 from command_line import PEAK, run_code
-from conftest import installed_file
+from installed import installed_file
 from numpy.typing import NDArray
 from oracle import head_with_spectrum, largest_logits, model_like_spectrum
-from test_vocabulary import byte_level_tokenizer, write_gguf
+from tokenizer_files import byte_level_tokenizer, write_gguf
 
 from embedfilter import CheckpointError, EmbedFilter, LogitLens, open_unembedding
 from embedfilter import lens as lens_module
