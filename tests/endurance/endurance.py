@@ -1,6 +1,6 @@
 """Long and large runs, one by name: ``python tests/endurance/endurance.py NAME [SIZE]``.
 
-They are made by hand and their figures stand in docs/robustness.md; tests/endurance/test_endurance.py runs
+They are made by hand and their figures stand in docs/robustness.md; test_endurance.py here runs
 each of them small. Callers in many threads for minutes are tests/core/threads_test.c.
 """
 
