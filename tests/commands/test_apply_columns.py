@@ -269,7 +269,7 @@ def test_memory_does_not_grow_with_the_file(filter_file: Path, tmp_path: Path) -
         "main(sys.argv[1:], standalone_mode=False)\nprint(peak())"
     )
     peaks = []
-    for n in (1_000_000, 4_000_000):  # 130 and 510 MB, each in one row group
+    for n in (300_000, 1_500_000):  # 38 and 192 MB, each in one row group
         large_file(tmp_path / "in.parquet", n)
         out = tmp_path / "out.parquet"
         done = run_code(code, "apply", filter_file, tmp_path / "in.parquet", out)

@@ -54,17 +54,18 @@ def test_figures(
     n = len(pairs)
     topics = [pair["topic"] for pair in pairs] * 2
 
+    products = (Y @ Y.T).tolist()
     ranks = []
     for i in range(n):
-        scores = [Y[i] @ Y[n + j] for j in range(n)]
+        scores = products[i][n:]
         ranks.append(sorted(scores, reverse=True).index(scores[i]) + 1)
     same_topic = 0
     cosines = []
     for i in range(2 * n):
         others = [j for j in range(2 * n) if j not in (i, (i + n) % (2 * n))]
-        best = max(others, key=lambda j: Y[i] @ Y[j])
+        best = max(others, key=lambda j: products[i][j])
         same_topic += topics[best] == topics[i]
-        cosines += [Y[i] @ Y[j] for j in range(2 * n) if topics[j] != topics[i]]
+        cosines += [products[i][j] for j in range(2 * n) if topics[j] != topics[i]]
 
     assert figures.dimensions == Y.shape[1]
     assert figures.bytes_per_vector == 4 * Y.shape[1]
