@@ -67,6 +67,13 @@ def smollm2_head(smollm2: Path) -> NDArray[np.float32]:
 
 
 @pytest.fixture(scope="session")
+def smollm2_vh(smollm2_head: NDArray[np.float32]) -> NDArray[np.float64]:
+    """Its right singular vectors, (576, 576), in descending order, by float64 NumPy."""
+    W = smollm2_head.astype(np.float64)
+    return np.linalg.eigh(W.T @ W)[1].T[::-1]
+
+
+@pytest.fixture(scope="session")
 def smollm2_folder(smollm2: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """SmolLM2 as transformers saves it: it opens in a fraction of a GGUF file's time."""
 

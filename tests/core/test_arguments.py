@@ -179,7 +179,7 @@ def test_one_thread_at_a_time(kind: str) -> None:
     for caller in callers:
         caller.start()
     for caller in callers:
-        caller.join(60)
+        caller.join(240)
     assert refused.is_set()
     shared.add(W, 1)
     if isinstance(shared, _core.Gram):

@@ -60,7 +60,7 @@ def _run_apart(words: list[str], variables: dict[str, str]) -> subprocess.Comple
         [COMMAND, *words],
         capture_output=True,
         text=True,
-        timeout=120,
+        timeout=240,
         check=False,
         env={**os.environ, **variables},
     )
