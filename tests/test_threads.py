@@ -14,6 +14,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from children import transforms_alike
 
 from embedfilter import EmbedFilter, _core, threads
 from embedfilter.threads import available_cpus, resolve_n_threads
@@ -114,7 +115,7 @@ def test_many_callers_at_once(work: tuple) -> None:
 
     def call() -> None:
         for _ in range(20):
-            if not np.array_equal(f.transform(X), expected):
+            if not np.array_equal(f.transform(X, n_threads=2), expected):
                 wrong.append(threading.get_ident())
 
     callers = [threading.Thread(target=call) for _ in range(8)]
@@ -129,7 +130,7 @@ def test_any_number_of_tasks(work: tuple) -> None:
     """Whatever the threads' shares leave over is done too."""
     f, X, expected = work
     for n in range(100, 3000, 61):
-        assert np.array_equal(f.transform(X[:n]), expected[:n]), n
+        assert np.array_equal(f.transform(X[:n], n_threads=2), expected[:n]), n
 
 
 def test_other_python_threads_run_meanwhile(work: tuple) -> None:
@@ -162,20 +163,16 @@ def test_other_python_threads_run_meanwhile(work: tuple) -> None:
         ticker.join()
 
 
-def _transform_in_child(arguments: tuple) -> bool:
-    f, X, expected = arguments
-    return bool(np.array_equal(f.transform(X), expected))
-
-
 @pytest.mark.skipif(sys.platform == "win32", reason="there is no fork")
 @pytest.mark.filterwarnings("ignore:.*fork.*:DeprecationWarning")
 @pytest.mark.parametrize("method", ["fork", "spawn"])
 def test_child_processes(work: tuple, method: str) -> None:
     f, X, expected = work
-    f.transform(X)  # the pool's threads exist here and not in the child
+    f.transform(X, n_threads=2)  # the pool's threads exist here and not in the child
     with multiprocessing.get_context(method).Pool(2) as pool:
-        assert pool.map(_transform_in_child, [(f, X, expected)] * 4, chunksize=1) == [True] * 4
-    assert np.array_equal(f.transform(X), expected)
+        results = pool.map_async(transforms_alike, [(f, X, expected)] * 4, chunksize=1)
+        assert results.get(240) == [True] * 4  # children that cannot start are started for ever
+    assert np.array_equal(f.transform(X, n_threads=2), expected)
 
 
 FORKS = """
@@ -216,9 +213,9 @@ def test_fork_while_another_thread(work: tuple, meanwhile: str) -> None:
     def keep_busy() -> None:
         while not stop.is_set():
             if meanwhile == "transforms":
-                f.transform(X)
+                f.transform(X, n_threads=2)
             else:
-                EmbedFilter.from_matrix(W)
+                EmbedFilter.from_matrix(W, n_threads=2)
 
     busy = threading.Thread(target=keep_busy)
     busy.start()
@@ -227,7 +224,7 @@ def test_fork_while_another_thread(work: tuple, meanwhile: str) -> None:
             child = os.fork()
             if child == 0:
                 signal.alarm(240)  # a child that hangs is killed and found out
-                same = np.array_equal(f.transform(X), expected)
+                same = np.array_equal(f.transform(X, n_threads=2), expected)
                 same = same and np.isfinite(_core.eigh(np.eye(50), np.arange(50), 2)[1]).all()
                 os._exit(0 if same else 1)
             assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0

@@ -38,9 +38,9 @@ COMMANDS = {
     "apply to Parquet": ["apply", "f.safetensors", "x.parquet", "OUT.parquet"],
     "evaluate": [
         "evaluate",
-        "x.npy",
+        "few.npy",
         "--labels",
-        "labels.txt",
+        "few.txt",
         "--model",
         "head.npy",
         "--dimensions",
@@ -93,6 +93,8 @@ def folder(tmp_path: Path, rng: np.random.Generator) -> Path:
     X = rng.standard_normal((200, 64)).astype(np.float32)
     np.save(tmp_path / "head.npy", W)
     np.save(tmp_path / "x.npy", X)
+    np.save(tmp_path / "few.npy", X[:40])
+    (tmp_path / "few.txt").write_text("a\nb\n" * 20, encoding="utf-8")
     pyarrow.parquet.write_table(pa.table({"x": list(X)}), tmp_path / "x.parquet")
     (tmp_path / "labels.txt").write_text("a\nb\n" * 100, encoding="utf-8")
     EmbedFilter.from_matrix(W).save(tmp_path / "f.safetensors")

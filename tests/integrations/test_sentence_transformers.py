@@ -66,6 +66,16 @@ def test_it_is_as_stock_modules_are_written(filtered: Path) -> None:
 
 
 def test_it_loads_without_this_package(
+    filtered: Path, f: EmbedFilter, embeddings: np.ndarray, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(sys.modules, "embedfilter", None)  # an import of it would raise
+    np.testing.assert_allclose(
+        open_model(filtered).encode(TEXTS), f.transform(embeddings), atol=1e-6
+    )
+
+
+@pytest.mark.long
+def test_it_loads_where_this_package_was_never_imported(
     filtered: Path, f: EmbedFilter, embeddings: np.ndarray
 ) -> None:
     code = (
