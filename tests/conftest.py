@@ -28,7 +28,13 @@ ISAS = tuple(isa for isa in embedfilter.available_isas() if isa != "generic")
 
 
 # Their packages are installed for `tox run -e long` only.
-OF_PEERS = {"test_dask.py", "test_mteb.py", "test_notebooks.py", "test_vector_stores.py"}
+OF_PEERS = {
+    "test_dask.py",
+    "test_mteb.py",
+    "test_notebooks.py",
+    "test_ray.py",
+    "test_vector_stores.py",
+}
 
 
 def pytest_ignore_collect(collection_path: Path, config: pytest.Config) -> bool | None:
