@@ -6,6 +6,7 @@ import re
 import resource
 import signal
 import subprocess
+import sys
 import time
 from pathlib import Path
 from typing import Any
@@ -15,7 +16,7 @@ import pyarrow as pa
 import pyarrow.feather
 import pyarrow.parquet as pq
 import pytest
-from command_line import COMMAND, PEAK, UNMEASURED, failure, run, run_code
+from command_line import COMMAND, PEAK, SCRIPTS, UNMEASURED, failure, run, run_code
 
 from embedfilter import EmbedFilter
 
@@ -243,11 +244,16 @@ def test_interrupted(filter_file: Path, tmp_path: Path) -> None:
     for _ in range(5):
         stream.write_table(table(X))
     (tmp_path / "out.arrow").write_bytes(b"what was there")
+    # Whoever runs the tests may ignore the signal, which children inherit.
+    code = (
+        "import signal, sys\n"
+        "signal.signal(signal.SIGINT, signal.default_int_handler)\n"
+        "from embedfilter.cli import main\n"
+        "main(sys.argv[1:])\n"
+    )
     process = subprocess.Popen(
-        [COMMAND, "apply", filter_file, "-", tmp_path / "out.arrow"],
-        stdin=subprocess.PIPE, stderr=subprocess.PIPE,
-        # Whoever runs the tests may ignore the signal, which children inherit.
-        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
+        [sys.executable, "-c", code, "apply", filter_file, "-", tmp_path / "out.arrow"],
+        stdin=subprocess.PIPE, stderr=subprocess.PIPE, cwd=SCRIPTS,
     )  # fmt: skip
     assert process.stdin is not None
     process.stdin.write(sink.getvalue().to_pybytes())
