@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from embedfilter import _core
-from embedfilter.embeddings import (
+from embedfilter.arrays.embeddings import (
     as_embeddings,
     bad_rows_message,
     check_output,
@@ -20,8 +20,9 @@ from embedfilter.embeddings import (
     quantization,
 )
 from embedfilter.errors import CheckpointError
-from embedfilter.source_name import source_name
-from embedfilter.spectrum import (
+from embedfilter.files.messages import origin_of_width, source_name
+from embedfilter.fitting.kinds import (
+    KINDS,
     SpectrumError,
     check_cuts,
     check_n_components,
@@ -32,7 +33,7 @@ from embedfilter.threads import resolve_n_threads
 if TYPE_CHECKING:
     import os
 
-    from embedfilter.calibration import SampleStatistics
+    from embedfilter.fitting.calibration import SampleStatistics
 
 __all__ = ["EmbedFilter"]
 
@@ -59,7 +60,7 @@ class EmbedFilter:
     singular_values : (d,) float64
         All of them, descending.
     kind : str
-        Which directions are kept; see `embedfilter.spectrum.kept_directions`.
+        Which directions are kept; see `embedfilter.fitting.kinds.kept_directions`.
     metadata : mapping of str to str
         Where the filter comes from: source, revision (the commit of a model on the Hub),
         tensor, dtype, rows, fingerprint (SHA-256 of the tensor's bytes), version (of the
@@ -98,8 +99,7 @@ class EmbedFilter:
         self.metadata = MappingProxyType(dict(metadata))
         self.mean = None if mean is None else _frozen(mean, np.float32)
         self.ranges = None if ranges is None else _frozen(ranges, np.float32)
-        source = self.metadata.get("source", "array")
-        self._origin = "" if source == "array" else f", the hidden size of {source}"
+        self._origin = origin_of_width(self.metadata)
         self._packed: tuple[str, _core.PackedFilter] | None = None
 
     # ---- Making a filter ----------------------------------------------------
@@ -155,7 +155,7 @@ class EmbedFilter:
             If the source needs a library that is not installed.
         """
         from embedfilter.checkpoints import open_unembedding  # noqa: PLC0415 - light import
-        from embedfilter.fitting import fit  # noqa: PLC0415 - light import
+        from embedfilter.fitting.fit import fit  # noqa: PLC0415 - light import
 
         threads = resolve_n_threads(n_threads)
         with open_unembedding(source, tensor=tensor, revision=revision) as W:
@@ -191,8 +191,8 @@ class EmbedFilter:
         TypeError, ValueError
             For wrong arguments; for NaN, infinity, or a rank too low for what is to be kept.
         """
-        from embedfilter.checkpoints.array import open_array  # noqa: PLC0415 - light import
-        from embedfilter.fitting import fit  # noqa: PLC0415 - light import
+        from embedfilter.checkpoints.formats.array import open_array  # noqa: PLC0415 - light import
+        from embedfilter.fitting.fit import fit  # noqa: PLC0415 - light import
 
         threads = resolve_n_threads(n_threads)
         with open_array(W, argument="W") as matrix:
@@ -414,9 +414,9 @@ class EmbedFilter:
             For a sample that `transform` refuses, of fewer than two rows or without variance,
             other wrong arguments, or if this filter is calibrated already.
         """
-        from embedfilter.calibration import calibrate  # noqa: PLC0415 - light import
+        from embedfilter.fitting.calibration import calibrate  # noqa: PLC0415 - light import
 
-        return calibrate(self, X_sample, n_components, whitening, n_threads)
+        return EmbedFilter(**calibrate(self, X_sample, n_components, whitening, n_threads))
 
     def statistics(self) -> SampleStatistics:
         """Begin the statistics of a sample that comes in parts: what `calibrate` needs.
@@ -426,7 +426,7 @@ class EmbedFilter:
         ValueError
             If this filter is calibrated already.
         """
-        from embedfilter.calibration import SampleStatistics  # noqa: PLC0415 - light import
+        from embedfilter.fitting.calibration import SampleStatistics  # noqa: PLC0415 - light import
 
         return SampleStatistics(self)
 
@@ -512,9 +512,12 @@ class EmbedFilter:
         OSError
             If the file cannot be written.
         """
-        from embedfilter.filter_file import save_filter  # noqa: PLC0415 - light import
+        from embedfilter.files.filter_file import write_filter  # noqa: PLC0415 - light import
 
-        save_filter(self, Path(path))
+        state = self.__getstate__()
+        kind, metadata = state.pop("kind"), state.pop("metadata")
+        arrays = {name: array for name, array in state.items() if array is not None}
+        write_filter(Path(path), arrays, kind, metadata)
 
     @classmethod
     def load(cls, path: str | os.PathLike[str]) -> EmbedFilter:
@@ -525,9 +528,9 @@ class EmbedFilter:
         FilterFileError
             If the file is missing, damaged, not a filter or of a later format.
         """
-        from embedfilter.filter_file import load_filter  # noqa: PLC0415 - light import
+        from embedfilter.files.filter_file import read_filter  # noqa: PLC0415 - light import
 
-        return load_filter(Path(path))
+        return cls(**read_filter(Path(path), KINDS))
 
     def __getstate__(self) -> dict[str, Any]:
         # Arrays and strings only: no packed matrix, which the receiver makes anew.
@@ -553,7 +556,7 @@ class EmbedFilter:
 
     def _repr_html_(self) -> str:
         """Return the facts of the filter and a picture of its spectrum, for notebooks."""
-        from embedfilter.filter_html import filter_html  # noqa: PLC0415 - notebooks only
+        from embedfilter.integrations.jupyter import filter_html  # noqa: PLC0415 - notebooks only
 
         return filter_html(self)
 

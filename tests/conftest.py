@@ -43,7 +43,7 @@ def smollm2_head(smollm2: Path) -> NDArray[np.float32]:
 @pytest.fixture(scope="session")
 def demo_embeddings() -> dict[str, NDArray[np.float16]]:
     """The real embeddings that ship, by template: (480, 576) float16, not normalised."""
-    folder = resources.files("embedfilter.demo_data")
+    folder = resources.files("embedfilter.demo")
     return {
         template: np.load(io.BytesIO((folder / name).read_bytes()))
         for template, name in TEMPLATES.items()
@@ -53,7 +53,7 @@ def demo_embeddings() -> dict[str, NDArray[np.float16]]:
 @pytest.fixture(scope="session")
 def demo_texts() -> list[str]:
     """The texts of those embeddings, in their order."""
-    with (resources.files("embedfilter.demo_data") / "pairs.tsv").open(encoding="utf-8") as file:
+    with (resources.files("embedfilter.demo") / "pairs.tsv").open(encoding="utf-8") as file:
         rows = list(csv.DictReader(file, delimiter="\t"))
     return [row["sentence"] for row in rows] + [row["paraphrase"] for row in rows]
 
@@ -79,7 +79,7 @@ def hub(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[HubServer]:
     import huggingface_hub
     from huggingface_hub import constants
 
-    from embedfilter.checkpoints import hub_file
+    from embedfilter.checkpoints.hub import hub_file
 
     with contextlib.closing(HubServer()) as server:
         for name, value in (

@@ -11,8 +11,10 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
-from embedfilter.checkpoints.files import Folder, read_json, shown
 from embedfilter.errors import CheckpointError
+from embedfilter.files.folder import Folder
+from embedfilter.files.json_file import read_json
+from embedfilter.files.messages import shown
 
 __all__ = ["ModelFacts", "read_config", "tokenizer_size"]
 

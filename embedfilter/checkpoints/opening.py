@@ -7,21 +7,26 @@ import re
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from embedfilter.checkpoints.array import open_array
 from embedfilter.checkpoints.config import read_config
-from embedfilter.checkpoints.files import Folder, InputFile, exists, shown
-from embedfilter.checkpoints.gguf_parts import open_gguf, without_later_parts
-from embedfilter.checkpoints.model import is_model, open_model
-from embedfilter.checkpoints.numpy_file import open_npy, open_npz
-from embedfilter.checkpoints.safetensors import open_safetensors
+from embedfilter.checkpoints.formats.array import open_array
+from embedfilter.checkpoints.formats.gguf_parts import open_gguf, without_later_parts
+from embedfilter.checkpoints.formats.numpy_file import NpyFile, NpzFile
+from embedfilter.checkpoints.formats.open_model import is_model, open_model
+from embedfilter.checkpoints.formats.safetensors import SafetensorsCheckpoint
+from embedfilter.checkpoints.formats.sharded import ShardedFolder
+from embedfilter.checkpoints.formats.torch_file import TorchFile
+from embedfilter.checkpoints.head.names import GGUF_NAMES, MODEL_NAMES, Choice
+from embedfilter.checkpoints.head.open_head import open_head
 from embedfilter.checkpoints.sentence_transformers import MODULES, transformer_folder
-from embedfilter.checkpoints.sharded import open_index
-from embedfilter.checkpoints.torch_file import open_torch
 from embedfilter.errors import CheckpointError
+from embedfilter.files.folder import Folder, exists
+from embedfilter.files.input_file import InputFile
+from embedfilter.files.messages import shown
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
+    from embedfilter.checkpoints.checkpoint import Checkpoint
     from embedfilter.checkpoints.config import ModelFacts
     from embedfilter.checkpoints.unembedding import Unembedding
 
@@ -136,7 +141,7 @@ def _open_hub(
     repository: str, name: str | None, given: str, tensor: str | None, revision: str | None
 ) -> Unembedding:
     try:
-        from embedfilter.checkpoints.hub import open_repository  # noqa: PLC0415 (an extra)
+        from embedfilter.checkpoints.hub.repository import open_repository  # noqa: PLC0415 (an extra)
     except ImportError as error:
         raise ImportError(
             f"{given!r}: no such file or folder; to read models from the Hugging Face Hub: "
@@ -167,15 +172,22 @@ def _open_checkpoint(
         raise CheckpointError(
             f"{file.path}: pickles are not read, which can run code; expected {_FORMATS}"
         )
+    table, known = MODEL_NAMES, None
+    checkpoint: Checkpoint
     if ending == ".json":
-        return open_index(folder, file, source=source, tensor=tensor)
-    if ending == ".gguf":
-        return open_gguf(folder, file, source=source, tensor=tensor)
-    if ending in _ARRAY_FILES:
-        open_array_file = open_npy if ending == ".npy" else open_npz
-        return open_array_file(file, source=source, tensor=tensor)
-    open_file = open_torch if ending in _TORCH else open_safetensors
-    return open_file(file, source=source, tensor=tensor, facts=facts)
+        checkpoint = ShardedFolder(folder, file)
+        facts = read_config(folder)
+    elif ending == ".gguf":
+        checkpoint = open_gguf(folder, file, tensor)
+        table, facts = GGUF_NAMES, checkpoint.facts
+    elif ending in _ARRAY_FILES:
+        checkpoint = NpyFile(file) if ending == ".npy" else NpzFile(file)
+        if len(checkpoint.names) == 1:
+            reason = "the only array in the file"
+            known = Choice(checkpoint.names[0], tied=False, reason=reason)
+    else:
+        checkpoint = TorchFile(file) if ending in _TORCH else SafetensorsCheckpoint(file)
+    return open_head(checkpoint, table, source=source, tensor=tensor, facts=facts, known=known)
 
 
 def _ending_by_content(file: InputFile) -> str:

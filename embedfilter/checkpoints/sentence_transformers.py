@@ -10,13 +10,14 @@ from __future__ import annotations
 import warnings
 from typing import TYPE_CHECKING, Any
 
-from embedfilter.checkpoints.files import read_json, shown
 from embedfilter.errors import CheckpointError
+from embedfilter.files.json_file import read_json
+from embedfilter.files.messages import shown
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-    from embedfilter.checkpoints.files import Folder
+    from embedfilter.files.folder import Folder
 
 __all__ = ["MODULES", "transformer_folder", "warn_of_module"]
 

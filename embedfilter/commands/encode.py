@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import time
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import click
 
@@ -14,12 +14,9 @@ from embedfilter.commands.common import (
     PATH,
     json_option,
     print_text,
-    read_texts,
     revision_option,
 )
-
-if TYPE_CHECKING:
-    from typing import BinaryIO
+from embedfilter.files.lines import read_texts
 
 __all__ = ["encode"]
 
@@ -81,8 +78,10 @@ def encode(
     import numpy as np  # noqa: PLC0415 - commands import what they need
     from tqdm import tqdm  # noqa: PLC0415
 
-    from embedfilter import EmbedFilter, encoder  # noqa: PLC0415
-    from embedfilter.atomic import atomic_output, check_target  # noqa: PLC0415
+    from embedfilter.files.atomic import atomic_output, check_target  # noqa: PLC0415
+    from embedfilter.files.npy import write_npy_header  # noqa: PLC0415
+    from embedfilter.filter import EmbedFilter  # noqa: PLC0415
+    from embedfilter.integrations.encoder import encoder  # noqa: PLC0415
 
     check_target(output)  # found out before the work, not after
     lines = read_texts(texts)
@@ -100,7 +99,7 @@ def encode(
     )
     width = embed.get_embedding_dimension()
     with atomic_output(output) as file, tqdm(total=len(lines), unit=" texts") as bar:
-        _write_header(file, (len(lines), width))
+        write_npy_header(file, (len(lines), width), np.dtype(np.float32))
         for first in range(0, len(lines), _CHUNK):
             chunk = lines[first : first + _CHUNK]
             rows = embed.encode(chunk, batch_size=batch_size, show_progress_bar=False)
@@ -112,9 +111,3 @@ def encode(
         print_text(json.dumps({"output": str(output), **figures}))
     else:
         print_text(f"wrote {output}: {len(lines)} x {width} float32, in {seconds:.1f} s")
-
-
-def _write_header(file: BinaryIO, shape: tuple[int, int]) -> None:
-    from numpy.lib import format as npy  # noqa: PLC0415
-
-    npy.write_array_header_1_0(file, {"descr": "<f4", "fortran_order": False, "shape": shape})

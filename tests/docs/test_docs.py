@@ -65,7 +65,7 @@ def folder(
 
 
 def topics() -> list[str]:
-    with (resources.files("embedfilter.demo_data") / "pairs.tsv").open(encoding="utf-8") as file:
+    with (resources.files("embedfilter.demo") / "pairs.tsv").open(encoding="utf-8") as file:
         return [row["topic"] for row in csv.DictReader(file, delimiter="\t")] * 2
 
 

@@ -22,7 +22,7 @@ import embedfilter
 from embedfilter import EmbedFilter
 from embedfilter.checkpoints import Unembedding
 from embedfilter.demo import TEMPLATES
-from embedfilter.spectrum import kept_directions
+from embedfilter.fitting.kinds import kept_directions
 
 RATIOS = (2, 4, 8)
 

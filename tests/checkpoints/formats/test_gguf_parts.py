@@ -12,8 +12,8 @@ from checkpoint_files import HEAD_DATA, gguf_file, gguf_pair, gguf_tensor
 
 from embedfilter import EmbedFilter
 from embedfilter.checkpoints import open_unembedding
-from embedfilter.checkpoints.files import InputFile
 from embedfilter.errors import CheckpointError
+from embedfilter.files.input_file import InputFile
 
 V, D = 96, 32
 COUNT = 4

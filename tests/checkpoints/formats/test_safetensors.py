@@ -20,9 +20,9 @@ import torch
 from checkpoint_files import safetensors_bytes, safetensors_file
 
 from embedfilter.checkpoints import open_unembedding
-from embedfilter.checkpoints.files import InputFile
-from embedfilter.checkpoints.safetensors import SafetensorsFile
+from embedfilter.checkpoints.formats.safetensors import SafetensorsFile
 from embedfilter.errors import CheckpointError
+from embedfilter.files.input_file import InputFile
 
 V, D = 203, 12
 BLOCK_SIZES = [1, 7, 64, V - 1, V, V + 1, 10_000, None]
