@@ -19,6 +19,7 @@ from embedfilter.checkpoints.head.names import GGUF_NAMES, MODEL_NAMES, Choice
 from embedfilter.checkpoints.head.open_head import open_head
 from embedfilter.checkpoints.sentence_transformers import MODULES, transformer_folder
 from embedfilter.errors import CheckpointError
+from embedfilter.files.endings import GGUF, NPY, NPZ, PICKLES, SAFETENSORS, TORCH, ending
 from embedfilter.files.folder import Folder, exists
 from embedfilter.files.input_file import InputFile
 from embedfilter.files.messages import shown
@@ -32,10 +33,8 @@ if TYPE_CHECKING:
 
 __all__ = ["open_unembedding"]
 
-_TORCH = (".bin", ".pt", ".pth")
-_PICKLES = (".ckpt", ".pkl", ".pickle")
-_ARRAY_FILES = (".npy", ".npz")
-_ENDINGS = (".safetensors", ".gguf", ".json", *_TORCH, *_PICKLES, *_ARRAY_FILES)
+_INDEX = (".json",)
+_ENDINGS = (*SAFETENSORS, *GGUF, *_INDEX, *TORCH, *PICKLES, *NPY, *NPZ)
 _STARTS = {
     b"GGUF": ".gguf",
     b"\x93NUMPY": ".npy",
@@ -44,12 +43,12 @@ _STARTS = {
 }
 # What a model's folder is searched for: files of these names, or else one with such an ending.
 _PREFERENCES = (
-    (("model.safetensors.index.json", "model.safetensors"), (".safetensors",)),
-    ((), (".gguf",)),
-    (("pytorch_model.bin.index.json", "pytorch_model.bin"), _TORCH),
+    (("model.safetensors.index.json", "model.safetensors"), SAFETENSORS),
+    ((), GGUF),
+    (("pytorch_model.bin.index.json", "pytorch_model.bin"), TORCH),
 )
 # A repository, and perhaps one of its files; huggingface_hub is stricter about its name.
-_HUB = re.compile(r"(\w[\w.-]*/\w[\w.-]*)(?:/(.+\.(?:safetensors|gguf|json)))?", re.ASCII)
+_HUB = re.compile(r"(\w[\w.-]*/\w[\w.-]*)(?:/(.+\.(?i:safetensors|gguf|json)))?", re.ASCII)
 _URL = re.compile(r"[a-z][a-z0-9+.-]*://", re.IGNORECASE)
 _FORMATS = (
     "a safetensors file, the index of a sharded checkpoint (.safetensors.index.json), a GGUF "
@@ -118,7 +117,7 @@ def open_unembedding(
     if not given or not exists(path):
         hub = _HUB.fullmatch(given) if isinstance(source, str) else None
         # A name with such an ending is that of a missing file, and better not looked for there.
-        if hub is None or (hub[2] is None and path.suffix in _ENDINGS):
+        if hub is None or (hub[2] is None and ending(path) in _ENDINGS):
             raise _not_found(given)
         return _open_hub(hub[1], hub[2], given, tensor, revision)
     if revision is not None:
@@ -164,37 +163,37 @@ def _open_checkpoint(
     facts: ModelFacts | None = None,
 ) -> Unembedding:
     """Open a file of a folder by its ending, or else by how it starts."""
-    ending = file.path.suffix.lower()
-    if ending not in _ENDINGS:  # files of the Hub's cache have none
-        ending = _ending_by_content(file)
-    if ending in _PICKLES:
+    kind = ending(file.path)
+    if kind not in _ENDINGS:  # files of the Hub's cache have none
+        kind = _ending_by_content(file)
+    if kind in PICKLES:
         file.close()
         raise CheckpointError(
             f"{file.path}: pickles are not read, which can run code; expected {_FORMATS}"
         )
     table, known = MODEL_NAMES, None
     checkpoint: Checkpoint
-    if ending == ".json":
+    if kind in _INDEX:
         checkpoint = ShardedFolder(folder, file)
         facts = read_config(folder)
-    elif ending == ".gguf":
+    elif kind in GGUF:
         checkpoint = open_gguf(folder, file, tensor)
         table, facts = GGUF_NAMES, checkpoint.facts
-    elif ending in _ARRAY_FILES:
-        checkpoint = NpyFile(file) if ending == ".npy" else NpzFile(file)
+    elif kind in (*NPY, *NPZ):
+        checkpoint = NpyFile(file) if kind in NPY else NpzFile(file)
         if len(checkpoint.names) == 1:
             reason = "the only array in the file"
             known = Choice(checkpoint.names[0], tied=False, reason=reason)
     else:
-        checkpoint = TorchFile(file) if ending in _TORCH else SafetensorsCheckpoint(file)
+        checkpoint = TorchFile(file) if kind in TORCH else SafetensorsCheckpoint(file)
     return open_head(checkpoint, table, source=source, tensor=tensor, facts=facts, known=known)
 
 
 def _ending_by_content(file: InputFile) -> str:
     start = file.read(0, min(file.size, 16)).tobytes()
-    for magic, ending in _STARTS.items():
+    for magic, kind in _STARTS.items():
         if start.startswith(magic):
-            return ending
+            return kind
     # Safetensors have no magic number, but after the header's length comes a brace.
     if start[8:9] == b"{":
         return ".safetensors"
@@ -208,7 +207,7 @@ def _open_folder(folder: Folder, source: str, tensor: str | None) -> Unembedding
         folder = transformer_folder(folder)
     name = _checkpoint_in(folder)
     # Before the file is open, as a damaged config is an error.
-    facts = None if name.endswith((".gguf", ".json")) else read_config(folder)
+    facts = None if ending(name) in (*GGUF, *_INDEX) else read_config(folder)
     return _open_checkpoint(folder, folder.open(name), source, tensor, facts)
 
 
@@ -219,7 +218,7 @@ def _checkpoint_in(folder: Folder) -> str:
         for name in preferred:
             if name in names:
                 return name
-        found = without_later_parts(name for name in names if name.endswith(endings))
+        found = without_later_parts(name for name in names if ending(name) in endings)
         if found:
             return _only_one(folder, found)
     raise CheckpointError(f"{folder.path}: expected {_FORMATS}, found {_listed(names)}")

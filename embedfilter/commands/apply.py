@@ -24,6 +24,7 @@ from embedfilter.commands.common import (
     threads_option,
 )
 from embedfilter.errors import EmbedFilterError
+from embedfilter.files.endings import ARROW, NPZ, PARQUET, ending
 
 if TYPE_CHECKING:
     from embedfilter.filter import EmbedFilter
@@ -124,10 +125,9 @@ _Transform = Callable[[NDArray[Any]], NDArray[Any]]
 
 def _kind(path: str) -> str:
     """Return what is at a path, by its ending: ".npy", ".npz" or "column"."""
-    suffix = Path(path).suffix.lower()
-    if path == "-" or suffix in (".parquet", ".pq", ".arrow", ".feather", ".ipc"):
+    if path == "-" or ending(path) in (*PARQUET, *ARROW):
         return "column"
-    return ".npz" if suffix == ".npz" else ".npy"
+    return ".npz" if ending(path) in NPZ else ".npy"
 
 
 def _transform(
@@ -184,8 +184,8 @@ def _apply_rows(
 ) -> tuple[int, int]:
     """Filter rows into a .npy file and return the shape written."""
     from embedfilter.files.atomic import atomic_output  # noqa: PLC0415
+    from embedfilter.files.containers.npy import write_npy_header  # noqa: PLC0415
     from embedfilter.files.embeddings import EmbeddingsFile  # noqa: PLC0415
-    from embedfilter.files.npy import write_npy_header  # noqa: PLC0415
 
     empty = transform(np.empty((0, f.n_features_in), np.float32))  # the output's width and type
     with EmbeddingsFile(source, key) as file, atomic_output(output) as target:

@@ -79,7 +79,7 @@ def encode(
     from tqdm import tqdm  # noqa: PLC0415
 
     from embedfilter.files.atomic import atomic_output, check_target  # noqa: PLC0415
-    from embedfilter.files.npy import write_npy_header  # noqa: PLC0415
+    from embedfilter.files.containers.npy import write_npy_header  # noqa: PLC0415
     from embedfilter.filter import EmbedFilter  # noqa: PLC0415
     from embedfilter.integrations.encoder import encoder  # noqa: PLC0415
 

@@ -22,6 +22,7 @@ from embedfilter.commands.common import (
 )
 from embedfilter.commands.inspect import filter_facts
 from embedfilter.errors import EmbedFilterError
+from embedfilter.files.endings import ending
 from embedfilter.fitting.kinds import KINDS
 
 __all__ = ["fit"]
@@ -82,7 +83,7 @@ def _refuse_part_of_checkpoint(output: Path, checkpoint: Path) -> None:
     from embedfilter.files.filter_file import is_filter_file  # noqa: PLC0415
 
     files = [checkpoint]
-    folder = checkpoint.parent if checkpoint.suffix == ".json" else checkpoint
+    folder = checkpoint.parent if ending(checkpoint) == ".json" else checkpoint
     # A folder may hold an earlier filter besides the model.
     if folder.is_dir() and not is_filter_file(output):
         files += folder.iterdir()

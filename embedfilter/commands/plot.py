@@ -18,6 +18,7 @@ from embedfilter.commands.common import (
     tensor_option,
 )
 from embedfilter.errors import EmbedFilterError
+from embedfilter.files.endings import ending
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -159,7 +160,7 @@ class _Picture:
     def __init__(self, output: Path) -> None:
         from embedfilter.files.atomic import check_target  # noqa: PLC0415
 
-        if output.suffix.lower() not in _ENDINGS:
+        if ending(output) not in _ENDINGS:
             raise EmbedFilterError(
                 f"{output}: expected a name that ends in {', '.join(_ENDINGS)}, found another"
             )
@@ -183,7 +184,7 @@ class _Picture:
 
         # In memory first: matplotlib would seek in the file, and name it differently in errors.
         picture = io.BytesIO()
-        self._figure.savefig(picture, format=self._output.suffix[1:].lower(), bbox_inches="tight")
+        self._figure.savefig(picture, format=ending(self._output)[1:], bbox_inches="tight")
         with atomic_output(self._output) as file:
             file.write(picture.getvalue())
         print_text(str(self._output))

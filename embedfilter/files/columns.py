@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 
 from embedfilter.errors import EmbedFilterError
 from embedfilter.files.atomic import atomic_output
+from embedfilter.files.endings import PARQUET, ending
 
 try:
     import pyarrow as pa
@@ -27,11 +28,7 @@ except ImportError as error:
         'Parquet and Arrow files need pyarrow: pip install "embedfilter[arrow]"'
     ) from error
 
-__all__ = ["SUFFIXES", "filter_column"]
-
-_PARQUET, _ARROW = (".parquet", ".pq"), (".arrow", ".feather", ".ipc")
-SUFFIXES = (*_PARQUET, *_ARROW)
-"""The endings of the files that are read and written here; "-" is a stream of Arrow batches."""
+__all__ = ["filter_column"]
 
 _BATCH_BYTES = 16 << 20  # of embeddings
 _READ_BYTES = 4 << 20  # of a column at a time: a row group may be larger than memory
@@ -144,7 +141,7 @@ def _open(
         if source == "-":
             stream = stack.enter_context(pa.ipc.open_stream(sys.stdin.buffer))
             return stream.schema, _sliced(stream, n_rows), "snappy"
-        if source.endswith(_PARQUET):
+        if ending(source) in PARQUET:
             file = stack.enter_context(
                 pq.ParquetFile(source, buffer_size=_READ_BYTES, pre_buffer=False)
             )
@@ -173,7 +170,7 @@ def _writer(
         stream = stack.enter_context(pa.ipc.new_stream(sys.stdout.buffer, schema))
         return stream.write_batch  # type: ignore[no-any-return]
     file = stack.enter_context(atomic_output(Path(output)))
-    if output.endswith(_PARQUET):
+    if ending(output) in PARQUET:
         # Hardly two embeddings are equal: to look for those that are costs more than writing.
         others = [field.name for field in schema if field.name != column]
         writer = pq.ParquetWriter(file, schema, compression=codec, use_dictionary=others)

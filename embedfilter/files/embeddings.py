@@ -7,10 +7,10 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from embedfilter.errors import CheckpointError, EmbedFilterError
+from embedfilter.files.containers.npy import MAX_HEADER, NpyArray, find_array
+from embedfilter.files.containers.npz import NpzArchive
 from embedfilter.files.input_file import InputFile
 from embedfilter.files.messages import shown
-from embedfilter.files.npy import MAX_HEADER, NpyArray, find_array
-from embedfilter.files.npz import NpzArchive
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

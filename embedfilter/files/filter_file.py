@@ -29,9 +29,9 @@ from numpy.typing import NDArray
 from embedfilter.arrays.limits import MAX_HIDDEN_SIZE
 from embedfilter.errors import CheckpointError, FilterFileError
 from embedfilter.files.atomic import atomic_output
+from embedfilter.files.containers.safetensors import SafetensorsFile
 from embedfilter.files.input_file import InputFile
 from embedfilter.files.messages import shown
-from embedfilter.files.safetensors import SafetensorsFile
 
 __all__ = ["is_filter", "is_filter_file", "read_filter", "write_filter"]
 

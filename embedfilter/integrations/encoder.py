@@ -24,6 +24,7 @@ except ImportError as error:
         'pip install "embedfilter[encode]"'
     ) from error
 
+from embedfilter.files.endings import GGUF, ending
 from embedfilter.filter import EmbedFilter
 from embedfilter.integrations.sentence_transformers import append_filter, check_matrix
 
@@ -184,7 +185,7 @@ def encoder(
 def _transformer(model: str, template: str, dtype: str, revision: str | None) -> Transformer:
     path = Path(model)
     common: dict[str, Any] = {} if revision is None else {"revision": revision}
-    if path.suffix == ".gguf":
+    if ending(path) in GGUF:
         common["gguf_file"] = path.name
         model = str(path.parent) if path.exists() else "/".join(path.parts[:2])
     arguments: dict[str, Any] = {

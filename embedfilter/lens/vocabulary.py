@@ -22,6 +22,7 @@ from numpy.typing import NDArray
 from embedfilter.checkpoints.formats.gguf import GgufFile
 from embedfilter.checkpoints.formats.gguf_parts import without_later_parts
 from embedfilter.errors import CheckpointError
+from embedfilter.files.endings import GGUF, ending
 from embedfilter.files.folder import Folder, exists
 from embedfilter.files.input_file import InputFile
 
@@ -142,7 +143,7 @@ def find_vocabulary(source: Any) -> Vocabulary | None:
     folder = Folder(path)
     if folder.has(_TOKENIZER):
         return _from_json(folder.open(_TOKENIZER))
-    files = without_later_parts(name for name in folder.names() if name.endswith(".gguf"))
+    files = without_later_parts(name for name in folder.names() if ending(name) in GGUF)
     return _from_gguf(folder.open(files[0])) if len(files) == 1 else None
 
 
@@ -164,7 +165,7 @@ def open_vocabulary(tokenizer: Any) -> Vocabulary:
     """
     if isinstance(tokenizer, (str, bytes, os.PathLike)):
         path = Path(os.fsdecode(tokenizer))
-        is_json = path.suffix == ".json"
+        is_json = ending(path) == ".json"
         found = _from_json(InputFile(path)) if is_json else find_vocabulary(path)
         if found is None:
             raise CheckpointError(f"{path}: expected a tokenizer.json or a GGUF file, found none")

@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 
 __all__ = ["GgufParts", "open_gguf", "without_later_parts"]
 
-_PART = re.compile(r"(.+)-(\d{5})-of-(\d{5})\.gguf", re.ASCII | re.DOTALL)
+_PART = re.compile(r"(.+)-(\d{5})-of-(\d{5})\.gguf", re.ASCII | re.DOTALL | re.IGNORECASE)
 
 
 class GgufParts(SeveralFiles):

@@ -8,8 +8,8 @@ import numpy as np
 
 from embedfilter.checkpoints.encodings import decode, storage_type
 from embedfilter.checkpoints.formats.one_file import OneFile
-from embedfilter.files.npy import MAX_HEADER, NpyArray, find_array
-from embedfilter.files.npz import NpzArchive
+from embedfilter.files.containers.npy import MAX_HEADER, NpyArray, find_array
+from embedfilter.files.containers.npz import NpzArchive
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray

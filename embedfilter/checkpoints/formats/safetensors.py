@@ -1,4 +1,4 @@
-"""Checkpoints in one safetensors file; the format itself is read by `files.safetensors`."""
+"""Checkpoints in one safetensors file; the format itself is read by `files.containers.safetensors`."""
 
 from __future__ import annotations
 
@@ -6,8 +6,8 @@ from typing import TYPE_CHECKING
 
 from embedfilter.checkpoints.formats.one_file import FileRows, OneFile
 from embedfilter.errors import CheckpointError
+from embedfilter.files.containers.safetensors import SafetensorsFile
 from embedfilter.files.filter_file import is_filter
-from embedfilter.files.safetensors import SafetensorsFile
 
 if TYPE_CHECKING:
     from embedfilter.files.input_file import InputFile

@@ -25,8 +25,8 @@ from embedfilter.checkpoints.formats.torch_tensors import (
     torch_storage_type,
 )
 from embedfilter.errors import CheckpointError
+from embedfilter.files.containers.zip_file import open_zip, stored_begin
 from embedfilter.files.messages import shown
-from embedfilter.files.zip_file import open_zip, stored_begin
 
 if TYPE_CHECKING:
     import numpy as np

@@ -45,6 +45,7 @@ from embedfilter.checkpoints.hub.hub_errors import hub_errors
 from embedfilter.checkpoints.hub.hub_file import LIBRARY, HubFile
 from embedfilter.errors import CheckpointError
 from embedfilter.files.atomic import atomic_output
+from embedfilter.files.endings import GGUF, PICKLES, SAFETENSORS, TORCH, ending
 from embedfilter.files.folder import Folder
 from embedfilter.files.input_file import InputFile
 from embedfilter.files.messages import shown
@@ -56,8 +57,8 @@ __all__ = ["HubFolder", "open_repository"]
 
 _COMMIT = re.compile(r"[0-9a-f]{40}")
 # Files of which a few bytes are wanted; the others are small, or refused.
-_WEIGHTS = (".safetensors", ".gguf")
-_PICKLES = (".bin", ".pt", ".pth", ".ckpt", ".pkl", ".pickle")
+_WEIGHTS = (*SAFETENSORS, *GGUF)
+_PICKLES = (*TORCH, *PICKLES)
 # As for the header of a safetensors file; an index is the largest of them.
 _MOST_WHOLE = 100_000_000
 
@@ -116,11 +117,11 @@ class HubFolder(Folder):
         with hub_errors(path):
             local = try_to_load_from_cache(self._repository, full_name, revision=self.commit)
             if not isinstance(local, str):
-                if name.endswith(_WEIGHTS):
+                if ending(name) in _WEIGHTS:
                     return self._remote(full_name, path)
                 local = self._downloaded(full_name, path)
             file = InputFile(Path(local))
-        if name.endswith(".json"):  # files of weights are where they are: torch opens its own
+        if ending(name) == ".json":  # files of weights are where they are: torch opens its own
             file.path = path
         return file
 
@@ -138,7 +139,7 @@ class HubFolder(Folder):
         return HubFile(self._url(name), commit=self.commit, size=size, path=path, store=store)
 
     def _downloaded(self, name: str, path: PurePath) -> str:
-        if name.endswith(_PICKLES):
+        if ending(name) in _PICKLES:
             raise CheckpointError(
                 f"{path}: PyTorch pickles are not fetched; run `hf download {self._repository}` "
                 "and pass the folder, or convert the model to safetensors"

@@ -6,9 +6,9 @@ import zipfile
 from typing import TYPE_CHECKING
 
 from embedfilter.errors import CheckpointError
+from embedfilter.files.containers.npy import MAX_HEADER, NpyArray, find_array
+from embedfilter.files.containers.zip_file import Inflated, open_zip, stored_begin
 from embedfilter.files.messages import shown
-from embedfilter.files.npy import MAX_HEADER, NpyArray, find_array
-from embedfilter.files.zip_file import Inflated, open_zip, stored_begin
 
 if TYPE_CHECKING:
     from embedfilter.files.input_file import InputFile
