@@ -8,7 +8,7 @@ the flag wrong).
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 from embedfilter.errors import CheckpointError
@@ -44,6 +44,10 @@ class ModelFacts:
         Rows and columns that share a scale of a quantised matrix; None: not said.
     folder : Folder or None
         Where the model's tokenizer may be.
+    model_type : str or None
+        The architecture as transformers or GGUF call it, such as "llama".
+    settings : dict
+        The config itself, its section of the language model over the top level.
     """
 
     where: str
@@ -52,6 +56,8 @@ class ModelFacts:
     tied: bool | None = None
     scale_block: tuple[int, int] | None = None
     folder: Folder | None = None
+    model_type: str | None = None
+    settings: dict[str, Any] = field(default_factory=dict)
 
     def n_tokens(self) -> int | None:
         """Return how many tokens the tokenizer has, or else the model is said to know."""
@@ -120,7 +126,13 @@ def read_config(folder: Folder) -> ModelFacts | None:
         tied=next((flag for flag in flags if isinstance(flag, bool)), None),
         scale_block=_scale_block(sections),
         folder=folder,
+        model_type=next((s["model_type"] for s in sections if _is_name(s.get("model_type"))), None),
+        settings={key: value for section in reversed(sections) for key, value in section.items()},
     )
+
+
+def _is_name(value: Any) -> bool:
+    return isinstance(value, str) and 0 < len(value) <= 64
 
 
 def _scale_block(sections: list[dict[str, Any]]) -> tuple[int, int] | None:

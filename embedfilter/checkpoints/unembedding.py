@@ -80,7 +80,7 @@ class Unembedding:
     ----------
     stored
         Where the rows are; closed with this object.
-    source, name, shape, dtype, tied, reason
+    source, name, shape, dtype, tied, reason, doubts, notes, bias
         The attributes of these names.
     facts
         What else is known of the model.
@@ -100,6 +100,14 @@ class Unembedding:
         True when the input embedding serves because no separate head exists.
     reason : str
         One line that says how the tensor was chosen.
+    doubts : tuple of str
+        Why it may not be the model's unembedding matrix, and what to pass; warned of where a filter
+        is fitted. Empty where it is known to be.
+    notes : tuple of str
+        What was applied to the rows, and what the model does to the logits that leaves singular
+        directions as they are.
+    bias : (V,) float32 or None
+        What the model adds to the logits.
     revision : str or None
         The commit of a model on the Hub.
     """
@@ -117,6 +125,9 @@ class Unembedding:
         tied: bool,
         reason: str,
         facts: ModelFacts | None = None,
+        doubts: tuple[str, ...] = (),
+        notes: tuple[str, ...] = (),
+        bias: NDArray[np.float32] | None = None,
     ) -> None:
         self._stored = stored
         self._facts = facts
@@ -128,6 +139,9 @@ class Unembedding:
         self.dtype = dtype
         self.tied = tied
         self.reason = reason
+        self.doubts = doubts
+        self.notes = notes
+        self.bias = bias
 
     def __repr__(self) -> str:
         return (

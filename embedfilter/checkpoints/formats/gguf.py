@@ -483,4 +483,6 @@ def _facts(metadata: _Metadata) -> ModelFacts:
         where="the metadata",
         hidden_sizes=known(metadata.integers.get(f"{prefix}.embedding_length")),
         vocab_sizes=vocabulary or known(tokens.length if tokens else None),
+        model_type=prefix,
+        settings=dict(metadata.integers),
     )

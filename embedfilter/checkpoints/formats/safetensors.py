@@ -1,4 +1,4 @@
-"""Checkpoints in one safetensors file; the format itself is read by `files.containers.safetensors`."""
+"""Checkpoints in one safetensors file; the format itself is read in `files.containers`."""
 
 from __future__ import annotations
 

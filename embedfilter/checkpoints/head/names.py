@@ -193,12 +193,15 @@ class Choice:
         Why it was chosen.
     scale : str or None
         The tensor of scales that its codes are to be multiplied with.
+    doubts : tuple of str
+        Why it may not be the unembedding matrix, and what to pass.
     """
 
     name: str
     tied: bool
     reason: str
     scale: str | None = None
+    doubts: tuple[str, ...] = ()
 
 
 @dataclass
