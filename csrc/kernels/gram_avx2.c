@@ -4,7 +4,7 @@
  * half of them: 12 accumulators, 3 vectors of b, 1 broadcast element of a; all 16 registers.
  * 12 independent chains of fused multiply-adds cover the latency of 4 cycles at 2 a cycle. */
 #if defined(__x86_64__)
-#include "tile_avx2.h"
+#include "kernels/tile_avx2.h"
 
 enum { ROWS = 4 };
 

@@ -5,7 +5,7 @@
  * 4 vectors of b. 16 independent chains of fused multiply-adds cover the latency of 4 cycles at 2
  * a cycle twice. */
 #if defined(__x86_64__)
-#include "tile_avx512.h"
+#include "kernels/tile_avx512.h"
 
 enum { ROWS_F32 = 8, ROWS_F64 = 4 };
 

@@ -4,7 +4,7 @@
  * half of them: 24 accumulators, 6 vectors of b, 1 or 2 broadcast elements of a; all 32
  * registers. */
 #if defined(__aarch64__)
-#include "tile_neon.h"
+#include "kernels/tile_neon.h"
 
 enum { ROWS = 4 };
 

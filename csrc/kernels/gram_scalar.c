@@ -1,5 +1,5 @@
 /* Oracle of the Gram tile, tile += a^T b, and of the peeling of rows. */
-#include "kernels.h"
+#include "kernels/kernels.h"
 
 #include <math.h>
 

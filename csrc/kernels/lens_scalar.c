@@ -1,5 +1,5 @@
 /* Oracle of the lens: exact products, and the same in int16 to find those worth it. */
-#include "kernels.h"
+#include "kernels/kernels.h"
 
 #include <math.h>
 

@@ -5,7 +5,7 @@
  * (2 panels x 3 vectors), so that its chains cover their latency; it is as fast as the panels
  * come from memory. */
 #if defined(__x86_64__)
-#include "tile_avx2.h"
+#include "kernels/tile_avx2.h"
 
 EF_AVX2 void ef_interleave_f32_avx2(ef_tile shape, const float *const *rows, size_t n, float *dst) {
     size_t i = 0;

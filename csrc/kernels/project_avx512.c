@@ -5,7 +5,7 @@
  * 4 cycles at 2 a cycle twice. Of a single row: 4 accumulators (2 panels x 2 vectors); it is as
  * fast as the panels come from memory. */
 #if defined(__x86_64__)
-#include "tile_avx512.h"
+#include "kernels/tile_avx512.h"
 
 /* Transposes 8 rows of 8 elements: dst[i * 8 + r] = rows[r][i]. */
 EF_AVX512 static inline void transpose(const float *const *rows, size_t i, float *dst) {

@@ -4,7 +4,7 @@
  * of the panel, 1 or 2 broadcast elements of x: all 32 registers. Of a single row: 12
  * accumulators (2 panels x 6 vectors). */
 #if defined(__aarch64__)
-#include "tile_neon.h"
+#include "kernels/tile_neon.h"
 
 void ef_interleave_f32_neon(ef_tile shape, const float *const *rows, size_t n, float *dst) {
     size_t i = 0;

@@ -1,5 +1,5 @@
 /* Oracle of the projection: y (+)= x panel. */
-#include "kernels.h"
+#include "kernels/kernels.h"
 
 #include <math.h>
 

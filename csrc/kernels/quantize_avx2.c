@@ -1,6 +1,6 @@
 /* The last steps of a projected row, eight values at a time. */
 #if defined(__x86_64__)
-#include "kernels.h"
+#include "kernels/kernels.h"
 
 #include <immintrin.h>
 

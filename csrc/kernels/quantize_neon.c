@@ -1,6 +1,6 @@
 /* The last steps of a projected row, four or eight values at a time. */
 #if defined(__aarch64__)
-#include "kernels.h"
+#include "kernels/kernels.h"
 
 #include <arm_neon.h>
 

@@ -1,5 +1,5 @@
 /* Oracle of the last steps of a projected row. */
-#include "kernels.h"
+#include "kernels/kernels.h"
 
 #include <math.h>
 

@@ -2,7 +2,7 @@
 #ifndef EMBEDFILTER_TILE_AVX2_H
 #define EMBEDFILTER_TILE_AVX2_H
 
-#include "kernels.h"
+#include "kernels/kernels.h"
 
 #include <immintrin.h>
 

@@ -2,7 +2,7 @@
 #ifndef EMBEDFILTER_TILE_AVX512_H
 #define EMBEDFILTER_TILE_AVX512_H
 
-#include "kernels.h"
+#include "kernels/kernels.h"
 
 #include <immintrin.h>
 

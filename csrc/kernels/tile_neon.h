@@ -2,7 +2,7 @@
 #ifndef EMBEDFILTER_TILE_NEON_H
 #define EMBEDFILTER_TILE_NEON_H
 
-#include "kernels.h"
+#include "kernels/kernels.h"
 
 #include <arm_neon.h>
 

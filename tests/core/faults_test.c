@@ -6,8 +6,8 @@
  * OpenBLAS's dstedc_: the core's own calls come here, OpenBLAS's do not. A thread that cannot be
  * made is no error: the caller works alone.
  */
-#include "embedfilter.h"
-#include "openblas.h"
+#include "core/embedfilter.h"
+#include "core/openblas.h"
 
 #include <errno.h>
 #include <math.h>

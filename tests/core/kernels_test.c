@@ -2,7 +2,7 @@
  * so NEON is tested under an emulator. Prints what it compared; exits with 1 at a difference.
  *
  * All kernels must agree to the bit, except gram_f64, whose order of summation is free. */
-#include "embedfilter.h"
+#include "core/embedfilter.h"
 #include "kernels/kernels.h"
 
 #include <math.h>

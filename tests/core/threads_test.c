@@ -2,7 +2,7 @@
  * `threads_test [CALLERS [SECONDS]]`. Each caller draws an operation, and how many threads it may
  * use, again and again; each result must be that of the one made alone, to the bit.
  */
-#include "embedfilter.h"
+#include "core/embedfilter.h"
 
 #include <pthread.h>
 #include <stdatomic.h>
