@@ -11,7 +11,6 @@
 
 #include "kernels/blocks.h"
 
-#include <stdbool.h>
 #include <stddef.h>
 #include <stdint.h>
 

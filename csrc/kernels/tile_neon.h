@@ -29,4 +29,29 @@ static inline row_f32 multiply_add_f32(const float *element, row_f32 row, row_f3
                      vfmaq_f32(sum.v4, e, row.v4), vfmaq_f32(sum.v5, e, row.v5)};
 }
 
+/* EF_TILE_ROWS rows of sums in registers. */
+typedef struct tile_f32 {
+    row_f32 r0, r1, r2, r3;
+} tile_f32;
+
+static inline tile_f32 zero_tile_f32(void) {
+    const row_f32 zero = zero_f32();
+    return (tile_f32){zero, zero, zero, zero};
+}
+
+/* The product that the Gram matrix and the projection share: sums += x^T panel, over n rows of the
+ * panel. Row r of the sums takes the elements r, step + r, 2 step + r ... of x. */
+static inline __attribute__((always_inline)) tile_f32 multiply_f32(const float *x, size_t step,
+                                                                   const float *panel, size_t n,
+                                                                   tile_f32 sums) {
+    for (size_t i = 0; i < n; i++, x += step, panel += EF_TILE_COLUMNS) {
+        const row_f32 columns = load_f32(panel);
+        sums.r0 = multiply_add_f32(x, columns, sums.r0);
+        sums.r1 = multiply_add_f32(x + 1, columns, sums.r1);
+        sums.r2 = multiply_add_f32(x + 2, columns, sums.r2);
+        sums.r3 = multiply_add_f32(x + 3, columns, sums.r3);
+    }
+    return sums;
+}
+
 #endif
