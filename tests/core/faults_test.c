@@ -104,14 +104,23 @@ static ef_status peeled_gram(double *result) {
     return gram(result, 2);
 }
 
+/* The result is which numbers of the two vectors are right: the last bits are OpenBLAS's affair. */
 static ef_status eigenvectors(double *result) {
-    double symmetric[D * D], values[D];
+    double symmetric[D * D], destroyed[D * D], values[D], vectors[2 * D];
     const int64_t wanted[2] = {1, D - 1};
     ef_detail detail;
     for (size_t i = 0; i < D; i++)
         for (size_t j = 0; j < D; j++)
             symmetric[i * D + j] = (double)rows[i * D + j] + (double)rows[j * D + i];
-    return ef_eigh(symmetric, values, D, wanted, 2, result, 2, &detail);
+    memcpy(destroyed, symmetric, sizeof symmetric);
+    const ef_status status = ef_eigh(destroyed, values, D, wanted, 2, vectors, 2, &detail);
+    for (size_t i = 0; i < 2 * D && status == EF_OK; i++) {
+        double rest = -values[wanted[i / D]] * vectors[i];
+        for (size_t j = 0; j < D; j++)
+            rest += symmetric[i % D * D + j] * vectors[i / D * D + j];
+        result[i] = fabs(rest) < 1e-11;
+    }
+    return status;
 }
 
 static ef_status projection(double *result, size_t n) {
