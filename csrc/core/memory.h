@@ -4,8 +4,8 @@
 
 #include "core/embedfilter.h"
 
-/* n items of item_bytes each, 64-byte aligned, which the caller frees. NULL where memory is short
- * or the product does not fit; detail->count has it then. */
+/* n items of item_bytes >= 1 each, 64-byte aligned, which the caller frees. NULL where memory is
+ * short or the product does not fit; detail->count has it then. */
 void *ef_new_array(size_t n, size_t item_bytes, ef_detail *detail);
 
 /* Fetches bytes into the L2 cache. */

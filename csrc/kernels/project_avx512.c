@@ -52,11 +52,11 @@ EF_AVX512 void ef_project_f32_avx512(ef_tile shape, const float *x, const float 
     (void)shape;
     enum { STEP = 4 }; /* rows of the panel for each line that is fetched */
     tile_f32 sums = zero_tile_f32();
-    for (size_t i = 0; i < n; i += STEP) {
-        _mm_prefetch((const char *)(next + 4 * i), _MM_HINT_T1);
-        const size_t rows = n - i < STEP ? n - i : STEP;
-        sums = multiply_f32(x + i * EF_WIDE_ROWS, EF_WIDE_ROWS, panel + i * EF_WIDE_COLUMNS, rows,
-                            sums);
+    for (size_t input = 0; input < n; input += STEP) {
+        _mm_prefetch((const char *)(next + 4 * input), _MM_HINT_T1);
+        const size_t rows = n - input < STEP ? n - input : STEP;
+        sums = multiply_f32(x + input * EF_WIDE_ROWS, EF_WIDE_ROWS, panel + input * EF_WIDE_COLUMNS,
+                            rows, sums);
     }
     store(y, sums.r0, first);
     store(y + y_stride, sums.r1, first);
