@@ -152,8 +152,6 @@ def _dominant_directions(W: Unembedding) -> NDArray[np.float32] | None:
     V, d = W.shape
     if W.dtype == "F64" or V * d * d < _SMALL_WORK or d < 2 * _N_PEEL:
         return None
-    if _core.get_isa() == "generic":  # which sums in float64 anyway
-        return None
     group = _SAMPLE_ROWS // _SAMPLE_GROUPS
     starts = np.linspace(0, V - group, _SAMPLE_GROUPS).astype(int)
     sample = np.concatenate([W.rows(start, start + group).astype(np.float32) for start in starts])
