@@ -88,7 +88,7 @@ class Spectrum:
         the singular values are the square roots of its eigenvalues.
 
         The sum runs in float32, with the dominant directions of a sample of rows taken out
-        first (see csrc/gram.c), wherever that is accurate enough; otherwise in float64.
+        first (see csrc/core/gram.c), wherever that is accurate enough; otherwise in float64.
 
         Parameters
         ----------
