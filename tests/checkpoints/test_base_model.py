@@ -24,7 +24,8 @@ from embedfilter.files.input_file import InputFile
 
 CARD = "---\nlicense: mit\n{}\ntags:\n- mteb\n---\n# A model\nbase_model: no/card\n"
 
-LINES = """base_model:|base_model: a/b|- a/b|  - c|tags:|  x: y||# a|x: 1|base_model: '|- yes|- 'q r'|-
+LINES = """base_model:
+|base_model: a/b|- a/b|  - c|tags:|  x: y||# a|x: 1|base_model: '|- yes|- 'q r'|-
 |base_model: "a" b|base_model: 0x1f|base_model: 1.5e-5|base_model: a #b|base_model: a# b
 |base_model: &x a""".replace("\n", "").split("|")
 
