@@ -7,7 +7,7 @@ the file or the argument, what was expected and what was found.
 
 from __future__ import annotations
 
-__all__ = ["CheckpointError", "EmbedFilterError", "FilterFileError"]
+__all__ = ["CheckpointError", "EmbedFilterError", "FilterFileError", "HeadError"]
 
 
 class EmbedFilterError(Exception):
@@ -16,6 +16,13 @@ class EmbedFilterError(Exception):
 
 class CheckpointError(EmbedFilterError):
     """A checkpoint is missing, damaged, not supported or has no usable head."""
+
+
+class HeadError(CheckpointError):
+    """A checkpoint is sound, but which of its tensors is the head cannot be told, or it is packed.
+
+    What fits a filter has to stop there; what has a filter already may go on.
+    """
 
 
 class FilterFileError(EmbedFilterError):

@@ -63,9 +63,10 @@ class EmbedFilter:
         Which directions are kept; see `embedfilter.fitting.kinds.kept_directions`.
     metadata : mapping of str to str
         Where the filter comes from: source, revision (the commit of a model on the Hub),
-        tensor, dtype, rows, fingerprint (SHA-256 of the tensor's bytes), version (of the
-        library that fitted it). Of a calibrated filter also calibration_rows,
-        calibration_components, calibration_whitening and calibration_shrinkage.
+        fitted_for (the model, where the head is another's), tensor, dtype, rows, fingerprint
+        (SHA-256 of the tensor's bytes), version (of the library that fitted it). Of a calibrated
+        filter also calibration_rows, calibration_components, calibration_whitening and
+        calibration_shrinkage.
     mean : (d,) float32 or None
         Subtracted from embeddings before they are projected; None if not calibrated.
     ranges : (2, k) float32 or None
@@ -109,6 +110,7 @@ class EmbedFilter:
         cls,
         source: Any,
         *,
+        base: Any = None,
         ratio: float | None = None,
         n_components: int | None = None,
         kind: str = "edge",
@@ -125,6 +127,9 @@ class EmbedFilter:
             A model's folder, a file (.safetensors, .gguf, .bin, .pt, .npy, .npz or the index of
             a sharded checkpoint), the id of a model on the Hugging Face Hub, "owner/name", an
             open torch model or a matrix.
+        base : path, open model or array, optional
+            Take the head of this model, which `source` was made of: for embedding models that
+            were saved without their head. Of `source` the config is read, to compare sizes.
         ratio : number, optional
             Keep ``floor(d / ratio)`` of the d directions. 2 if `n_components` is not given
             either.
@@ -154,11 +159,11 @@ class EmbedFilter:
         ImportError
             If the source needs a library that is not installed.
         """
-        from embedfilter.checkpoints import open_unembedding  # noqa: PLC0415 - light import
+        from embedfilter.checkpoints.base_head import open_for  # noqa: PLC0415 - light import
         from embedfilter.fitting.fit import fit  # noqa: PLC0415 - light import
 
         threads = resolve_n_threads(n_threads)
-        with open_unembedding(source, tensor=tensor, revision=revision) as W:
+        with open_for(source, base, tensor=tensor, revision=revision) as W:
             k = resolve_n_components(W.shape[1], ratio=ratio, n_components=n_components, kind=kind)
             try:
                 return cls(**fit(W, k, kind, n_threads=threads, progress=progress))
@@ -461,6 +466,7 @@ class EmbedFilter:
         ValueError
             If the filter does not suit the model: it takes embeddings of another size, or was
             fitted to another unembedding matrix (its singular values differ by more than 5 %).
+            Of a model without its head, sizes alone are compared: docs/embedding-models.md.
         CheckpointError
             If the model's unembedding matrix cannot be read.
         OSError

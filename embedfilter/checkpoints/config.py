@@ -11,6 +11,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Any
 
+from embedfilter.checkpoints.base_model import base_models
 from embedfilter.errors import CheckpointError
 from embedfilter.files.folder import Folder
 from embedfilter.files.json_file import read_json
@@ -48,6 +49,8 @@ class ModelFacts:
         The architecture as transformers or GGUF call it, such as "llama".
     settings : dict
         The config itself, its section of the language model over the top level.
+    bases : tuple of str
+        Models that a file says this one came from; others may be found beside it.
     """
 
     where: str
@@ -58,11 +61,20 @@ class ModelFacts:
     folder: Folder | None = None
     model_type: str | None = None
     settings: dict[str, Any] = field(default_factory=dict)
+    bases: tuple[str, ...] = ()
 
     def n_tokens(self) -> int | None:
         """Return how many tokens the tokenizer has, or else the model is said to know."""
         found = None if self.folder is None else tokenizer_size(self.folder)
         return found or min(self.vocab_sizes, default=None)
+
+    def base_models(self) -> tuple[str, ...]:
+        """Return the models that this one came from, looked up when it is asked for.
+
+        See `embedfilter.checkpoints.base_model.base_models`; never raises.
+        """
+        found = () if self.folder is None else base_models(self.folder)
+        return tuple(dict.fromkeys((*self.bases, *found)))
 
     def check(self, where: str, name: str, shape: tuple[int, ...]) -> None:
         """Raise when the tensor `name` of shape `shape` contradicts the facts.

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import re
 from pathlib import Path
@@ -9,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from embedfilter.checkpoints.config import read_config
 from embedfilter.checkpoints.formats.array import open_array
+from embedfilter.checkpoints.formats.gguf import GgufFile
 from embedfilter.checkpoints.formats.gguf_parts import open_gguf, without_later_parts
 from embedfilter.checkpoints.formats.numpy_file import NpyFile, NpzFile
 from embedfilter.checkpoints.formats.open_model import is_model, open_model
@@ -32,7 +34,7 @@ if TYPE_CHECKING:
     from embedfilter.checkpoints.config import ModelFacts
     from embedfilter.checkpoints.unembedding import Unembedding
 
-__all__ = ["open_unembedding"]
+__all__ = ["open_unembedding", "read_facts"]
 
 _INDEX = (".json",)
 _ENDINGS = (*SAFETENSORS, *GGUF, *_INDEX, *TORCH, *PICKLES, *NPY, *NPZ)
@@ -238,3 +240,57 @@ def _listed(names: Sequence[str]) -> str:
     if not names:
         return "nothing"
     return ", ".join(shown(name) for name in names[:10]) + (", ..." if len(names) > 10 else "")
+
+
+def read_facts(source: str | os.PathLike[str], *, revision: str | None = None) -> ModelFacts | None:
+    """Return what a model's config, or the metadata of its GGUF file, states.
+
+    Its head is not looked for, and need not be there.
+
+    Parameters
+    ----------
+    source
+        A path or an id, as for `open_unembedding`.
+    revision
+        For a model on the Hub: a branch, a tag or a commit.
+
+    Returns
+    -------
+    ModelFacts or None
+        The facts; None where there is neither, or, of a model on the Hub, no huggingface_hub.
+
+    Raises
+    ------
+    CheckpointError
+        There is no such model, or the file is damaged.
+    """
+    given = os.fsdecode(source)
+    path, name = Path(given), None
+    folder: Folder
+    if given and exists(path):
+        folder = Folder(path if path.is_dir() else path.parent)
+        name = None if path.is_dir() else path.name
+    else:
+        hub = _HUB.fullmatch(given)
+        if hub is None:
+            raise _not_found(given)
+        try:
+            from embedfilter.checkpoints.hub.repository import open_repository  # noqa: PLC0415
+        except ImportError:  # of an extra
+            return None
+        folder = open_repository(hub[1], revision)
+        *inner, name = (hub[2] or "").split("/")
+        for part in inner:
+            folder = folder.folder(part)
+    if not name:
+        if folder.has(MODULES):
+            folder = transformer_folder(folder)
+        if folder.has("config.json"):
+            return read_config(folder)
+        name = _checkpoint_in(folder)
+    if ending(name) in _INDEX:
+        return read_config(folder)
+    if ending(name) not in GGUF:
+        return None  # a file of tensors says nothing
+    with contextlib.closing(GgufFile(folder.open(name))) as file:
+        return file.facts

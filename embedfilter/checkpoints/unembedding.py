@@ -110,9 +110,12 @@ class Unembedding:
         What the model adds to the logits.
     revision : str or None
         The commit of a model on the Hub.
+    fitted_for : str or None
+        The model that the matrix is taken for, where that is another than its own.
     """
 
     revision: str | None = None
+    fitted_for: str | None = None
 
     def __init__(
         self,

@@ -20,6 +20,7 @@ if TYPE_CHECKING:
 __all__ = [
     "CHECKPOINT",
     "PATH",
+    "base_option",
     "each_block",
     "filter_option",
     "is_same_file",
@@ -59,6 +60,17 @@ def tensor_option(command: _Command) -> _Command:
     """Add the option --tensor."""
     return click.option(
         "--tensor", help="The unembedding matrix's name, where it is not found by itself."
+    )(command)
+
+
+def base_option(command: _Command) -> _Command:
+    """Add the option --base."""
+    return click.option(
+        "--base",
+        metavar="MODEL",
+        type=CHECKPOINT,
+        help="Take the head of this model: of an embedding model that was saved without its head"
+        " the one that it was made of.",
     )(command)
 
 

@@ -12,6 +12,7 @@ import click
 from embedfilter.commands.common import (
     CHECKPOINT,
     PATH,
+    base_option,
     json_option,
     print_text,
     revision_option,
@@ -39,6 +40,7 @@ _CHUNK = 4096  # texts that are sorted by length and encoded together
 )
 @click.option("--components", "n_components", type=int, help="Keep so many dimensions.")
 @click.option("--filter", "filter_file", type=PATH, help="Use this filter instead.")
+@base_option
 @click.option("--raw", is_flag=True, help="Do not scale embeddings to unit length.")
 @click.option("--batch-size", type=click.IntRange(1), default=32, show_default=True)
 @click.option("--device", help="Where the model runs: cpu, cuda, ...  [default: the best there is]")
@@ -59,6 +61,7 @@ def encode(
     ratio: float | None,
     n_components: int | None,
     filter_file: Path | None,
+    base: str | None,
     raw: bool,
     batch_size: int,
     device: str | None,
@@ -80,7 +83,6 @@ def encode(
 
     from embedfilter.files.atomic import atomic_output, check_target  # noqa: PLC0415
     from embedfilter.files.containers.npy import write_npy_header  # noqa: PLC0415
-    from embedfilter.filter import EmbedFilter  # noqa: PLC0415
     from embedfilter.integrations.encoder import encoder  # noqa: PLC0415
 
     check_target(output)  # found out before the work, not after
@@ -91,7 +93,8 @@ def encode(
         template=template,
         ratio=ratio,
         n_components=n_components,
-        filter=None if filter_file is None else EmbedFilter.load(filter_file),
+        filter=filter_file,
+        base=base,
         normalize=not raw,
         device=device,
         dtype=dtype,

@@ -10,6 +10,7 @@ import click
 from embedfilter.commands.common import (
     CHECKPOINT,
     PATH,
+    base_option,
     json_option,
     print_text,
     read_rows,
@@ -47,6 +48,7 @@ def _integers(ctx: click.Context, option: click.Parameter, value: str | None) ->
     show_default=True,
     help="How that model reads a text.",
 )
+@base_option
 @click.option(
     "--pairs",
     "pairs_file",

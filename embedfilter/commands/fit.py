@@ -13,6 +13,7 @@ import click
 from embedfilter.commands.common import (
     CHECKPOINT,
     PATH,
+    base_option,
     is_same_file,
     json_option,
     print_text,
@@ -43,11 +44,12 @@ __all__ = ["fit"]
     " tail the small ones, mid the middle. To compare with: random keeps a random choice,"
     " identity all.",
 )
+@base_option
 @tensor_option
 @revision_option
 @threads_option
 @json_option
-def fit(checkpoint: str, output: Path, as_json: bool, **options: Any) -> None:
+def fit(checkpoint: str, output: Path, base: str | None, as_json: bool, **options: Any) -> None:
     """Fit a filter to a model's unembedding matrix.
 
     CHECKPOINT is a model's folder, a file (.safetensors, .gguf, .bin, .pt, .npy, .npz or the
@@ -57,23 +59,26 @@ def fit(checkpoint: str, output: Path, as_json: bool, **options: Any) -> None:
     Example:
       embedfilter fit path/to/model -o filter.safetensors --ratio 2
       embedfilter fit Qwen/Qwen3-0.6B -o filter.safetensors
+      embedfilter fit path/to/embedding-model --base path/to/model -o filter.safetensors
     """  # noqa: D301 - click takes the backspace for "do not wrap"
     from embedfilter.files.atomic import check_target  # noqa: PLC0415 - commands import their needs
     from embedfilter.filter import EmbedFilter  # noqa: PLC0415
 
     check_target(output)  # found out before the work, not after
-    _refuse_part_of_checkpoint(output, Path(checkpoint))
+    for source in (checkpoint, base):
+        if source is not None:
+            _refuse_part_of_checkpoint(output, Path(source))
     start = time.perf_counter()
-    f = EmbedFilter.from_checkpoint(checkpoint, progress=sys.stderr.isatty(), **options)
+    f = EmbedFilter.from_checkpoint(checkpoint, base=base, progress=sys.stderr.isatty(), **options)
     f.save(output)
     seconds = time.perf_counter() - start
     if as_json:
         print_text(json.dumps({**filter_facts(output, f), "seconds": seconds}))
         return
-    facts = f.metadata
+    facts, owner = f.metadata, "" if base is None else f" of {base}"
     print_text(
         f"{output}: {f.n_features_in} -> {f.n_components} dimensions, {f.kind}, from"
-        f" {facts['tensor']} ({facts['rows']} x {f.n_features_in}, {facts['dtype']})"
+        f" {facts['tensor']}{owner} ({facts['rows']} x {f.n_features_in}, {facts['dtype']})"
         f" in {seconds:.2f} s"
     )
 

@@ -18,7 +18,7 @@ except ImportError as error:
     ) from error
 
 from embedfilter.evaluation.findings import Result
-from embedfilter.evaluation.inputs import as_dimensions, as_filters, as_task, encoded
+from embedfilter.evaluation.inputs import as_dimensions, as_filters, as_source, as_task, encoded
 from embedfilter.evaluation.measures import Measure
 from embedfilter.evaluation.methods import NO_FILTER, Method, all_methods
 from embedfilter.evaluation.report import Evaluation
@@ -52,6 +52,7 @@ def evaluate(
     qrels: Any = None,
     encode_with: Any = None,
     template: str = "prompteol",
+    base: Any = None,
     dimensions: Sequence[int] | None = None,
     k: int = 10,
 ) -> Evaluation:
@@ -85,6 +86,9 @@ def evaluate(
         of texts then, which it embeds, and it is the `source` if there is no other.
     template : {"prompteol", "echo", "mean"}
         How that model reads a text.
+    base : path or id, optional
+        The `source`, where it is the model that `encode_with` was made of: for embedding models
+        that were saved without their head.
     dimensions : sequence of int, optional
         By default d, d/2, d/4 and d/8.
     k : int
@@ -106,6 +110,8 @@ def evaluate(
     UserWarning
         If rows are duplicates, a sample was taken, or the halves could not be kept apart.
     """
+    if base is not None:
+        source = as_source(base, source, encode_with)
     if encode_with is not None:
         X, queries = encoded(X, queries, encode_with, template)
         source = encode_with if source is None else source

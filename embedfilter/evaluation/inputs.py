@@ -9,11 +9,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from embedfilter.arrays.embeddings import as_embeddings, bad_rows_message
+from embedfilter.checkpoints.base_head import open_for
 from embedfilter.evaluation.tasks import Labels, Pairs, Relevance, Space, Task
 from embedfilter.filter import EmbedFilter
 from embedfilter.fitting.kinds import KINDS, check_n_components
 
-__all__ = ["as_dimensions", "as_filters", "as_task", "encoded"]
+__all__ = ["as_dimensions", "as_filters", "as_source", "as_task", "encoded"]
 
 _Rows = NDArray[np.float32]
 # Kinds of filter that are compared, where a model is given.
@@ -65,6 +66,16 @@ def encoded(X: Any, queries: Any, model: Any, template: str) -> tuple[Any, Any]:
         rows if isinstance(X, tuple) else rows[0],
         None if queries is None else embed.encode(list(queries)),
     )
+
+
+def as_source(base: Any, source: Any, model: Any) -> Any:
+    """Return the base model as the source of filters, after comparing it with the model."""
+    if model is None or source is not None:
+        wrong = "encode_with with it, found None" if model is None else "no source beside it"
+        raise ValueError(f"base: expected {wrong}")
+    # Before texts are encoded, which takes long.
+    open_for(model, base).close()
+    return base
 
 
 def as_filters(source: Any, d: int, dimensions: list[int]) -> dict[str, EmbedFilter]:

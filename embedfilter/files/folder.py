@@ -67,9 +67,12 @@ class Folder:
     ----------
     path : PurePath
         The folder as given, for messages.
+    outer : Folder or None
+        The one that it was reached from.
     """
 
     path: PurePath
+    outer: Folder | None = None
 
     def __init__(self, path: Path) -> None:
         self.path = self._folder = path
@@ -87,7 +90,9 @@ class Folder:
 
     def folder(self, name: str) -> Folder:
         """Return the folder `name` in this one, a base name."""
-        return Folder(file_in_folder(self._folder, name))
+        inner = Folder(file_in_folder(self._folder, name))
+        inner.outer = self
+        return inner
 
     def open(self, name: str) -> InputFile:
         """Open the file `name`, a base name, which no link may lead out of the folder."""

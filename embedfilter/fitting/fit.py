@@ -54,6 +54,7 @@ def fit(
         "metadata": {
             "source": W.source,
             **({} if W.revision is None else {"revision": W.revision}),
+            **({} if W.fitted_for is None else {"fitted_for": W.fitted_for}),
             "tensor": W.name,
             "dtype": W.dtype,
             "rows": str(V),

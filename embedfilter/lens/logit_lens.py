@@ -1,8 +1,9 @@
 """The logit lens: vectors seen through a language model's unembedding matrix.
 
-The logits of a vector x are W x, with the unembedding matrix W (V tokens, d): how strongly x
-would make the model write each token. The lens names the tokens with the largest ones, before
-and after a filter, and the bands of W's spectrum that they come from.
+The logits of a vector x are W x, with the unembedding matrix W (V tokens, d), and of a model whose
+head has a bias W x + b: how strongly x would make the model write each token. The lens names the
+tokens with the largest ones, before and after a filter, and the bands of W's spectrum that they
+come from.
 """
 
 from __future__ import annotations
@@ -41,10 +42,12 @@ __all__ = ["LogitLens"]
 _KEPT_BYTES = 512 << 20
 # Vectors that go through the matrix together, and the tokens kept for them.
 _PASS_ROWS, _PASS_TOKENS = 4096, 1 << 25
+# Rows that get their bias at a time: the matrix is not copied as a whole.
+_BIASED_ROWS = 4096
 
 
 class LogitLens:
-    """A language model's unembedding matrix as a lens.
+    """A language model's unembedding matrix as a lens, and the bias of its head where it has one.
 
     A matrix up to 512 MiB is read at once and kept in memory. Of a larger one the file stays
     open, and is read at each call: close it, or use the lens in a ``with`` statement.
@@ -132,9 +135,11 @@ class LogitLens:
         filter: EmbedFilter | None = None,  # noqa: A002 - its name everywhere else
         labels: Sequence[str] | None = None,
     ) -> TopTokens:
-        """Find the tokens with the largest logits.
+        """Find the tokens with the largest logits, W x + b.
 
-        The n x V logits are never held: rows of the matrix pass by, and the best k stay.
+        The head's bias b, ``matrix.bias``, is added wherever the model has one, with a filter
+        too: it comes after the filter, which changes x alone. The n x V logits are never held:
+        rows of the matrix pass by, and the best k stay.
 
         Parameters
         ----------
@@ -186,8 +191,11 @@ class LogitLens:
         logits: NDArray[np.float32],
     ) -> None:
         """Find the tokens of some vectors in one pass over the matrix."""
+        bias, given = self.matrix.bias, vectors[some]
+        if bias is not None:  # the core multiplies only: (W b) times (x 1)
+            given = np.column_stack([given, np.ones(len(given), given.dtype)])
         try:
-            search = _core.Lens(core_view(vectors[some]), ids.shape[1])
+            search = _core.Lens(core_view(given), ids.shape[1])
         except OverflowError as error:
             row = some.start + error.args[1]
             raise ValueError(
@@ -197,7 +205,7 @@ class LogitLens:
             if len(error.args) != 3:  # not about a row
                 raise
             raise ValueError(bad_rows_message(vectors)) from None
-        for start, rows in self._blocks():
+        for start, rows in self._blocks() if bias is None else self._biased(bias):
             try:
                 search.add(core_view(rows), self._n_threads)
             except (OverflowError, ValueError) as error:
@@ -246,6 +254,7 @@ class LogitLens:
     ) -> Spectroscopy:
         """Measure which bands of the matrix's spectrum vectors and their logits use.
 
+        Logits are W x here: a bias is the same for every vector and lies in no band of W.
         Formulas and sources: see `embedfilter.lens.spectroscopy`.
 
         Parameters
@@ -318,3 +327,14 @@ class LogitLens:
             yield 0, self._rows.rows(0, self._rows.shape[0])
         else:
             yield from self._rows.blocks()
+
+    def _biased(self, bias: NDArray[np.float32]) -> Iterator[tuple[int, NDArray[Any]]]:
+        """Iterate over the rows with the bias as one more column, exact: float32 at least."""
+        for first, rows in self._blocks():
+            dtype = np.float64 if rows.dtype == np.float64 else np.float32
+            for begin in range(0, len(rows), _BIASED_ROWS):
+                some = rows[begin : begin + _BIASED_ROWS]
+                wide = np.empty((len(some), rows.shape[1] + 1), dtype)
+                wide[:, :-1] = some
+                wide[:, -1] = bias[first + begin : first + begin + len(some)]
+                yield first + begin, wide

@@ -27,10 +27,12 @@ Every length here is compared with the bytes that remain before it is used.
 
 from __future__ import annotations
 
+import re
 import struct
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
+from embedfilter.checkpoints.base_model import named_base_models
 from embedfilter.checkpoints.config import ModelFacts
 from embedfilter.checkpoints.formats.one_file import FileRows, OneFile
 from embedfilter.errors import CheckpointError
@@ -106,6 +108,10 @@ _SCALARS = {
     12: "d",
 }
 _UINT32, _STRING, _ARRAY = 4, 8, 9
+
+# Strings that are kept, where they are short.
+_KEPT = re.compile(r"general\.base_model\.\d\.(?:name|organization|repo_url)")
+_MAX_KEPT = 256
 
 # Caps on what is read one by one; the largest models stay far below them.
 _MAX_PAIRS = 1 << 16
@@ -230,8 +236,9 @@ class _Metadata:
 
     architecture: str | None = None
     tokenizer: str | None = None
-    # Integers and arrays, by key.
+    # Integers, some strings and arrays, by key.
     integers: dict[str, int] = field(default_factory=dict)
+    strings: dict[str, str] = field(default_factory=dict)
     arrays: dict[str, _Array] = field(default_factory=dict)
 
 
@@ -377,6 +384,8 @@ def _read_value(cursor: _Cursor, key: str, metadata: _Metadata) -> None:
         length = cursor.scalar("Q", what)
         if key == "tokenizer.ggml.model" and length <= _MAX_NAME:
             metadata.tokenizer = cursor.take(length, what).decode("utf-8", "replace")
+        elif length <= _MAX_KEPT and _KEPT.fullmatch(key):
+            metadata.strings[key] = cursor.take(length, what).decode("utf-8", "replace")
         else:
             cursor.skip(length, what)
     elif kind == _ARRAY:
@@ -485,4 +494,5 @@ def _facts(metadata: _Metadata) -> ModelFacts:
         vocab_sizes=vocabulary or known(tokens.length if tokens else None),
         model_type=prefix,
         settings=dict(metadata.integers),
+        bases=named_base_models(metadata.strings),
     )

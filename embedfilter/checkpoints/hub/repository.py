@@ -103,7 +103,10 @@ class HubFolder(Folder):
 
     def folder(self, name: str) -> HubFolder:
         """Return the folder `name` in this one."""
-        return HubFolder(self._repository, self.commit, self._sizes, f"{self._prefix}{name}/")
+        prefix = f"{self._prefix}{name}/"
+        inner = HubFolder(self._repository, self.commit, self._sizes, prefix)
+        inner.outer = self
+        return inner
 
     def open(self, name: str) -> InputFile:
         """Open the file `name`, a base name."""
