@@ -73,6 +73,12 @@ def open_head(
         shape = head_shape(where, name, checkpoint.shape(name))
         rows, notes = _rows(checkpoint, choice, shape, facts)
         bias = _bias(checkpoint, choice, shape[0])
+        # Looked up for a doubt alone, as it may cost a request.
+        bases = facts.base_models() if facts is not None and choice.doubts else ()
+        doubts = choice.doubts
+        if bases:
+            named = " or ".join(map(shown, bases))
+            doubts = tuple(f"{doubt}; its files name as its base model {named}" for doubt in doubts)
         dtype = checkpoint.dtype(name)
         checkpoint.close(keep=name)
     except BaseException:
@@ -87,7 +93,7 @@ def open_head(
         tied=choice.tied,
         reason=reason,
         facts=facts,
-        doubts=choice.doubts,
+        doubts=doubts,
         notes=notes,
         bias=bias,
     )

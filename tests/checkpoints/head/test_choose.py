@@ -256,3 +256,11 @@ def test_a_doubt_is_told_where_the_matrix_is_used(tmp_path: Path) -> None:
     assert named == f
     assert "doubt" not in named.metadata
     assert named.metadata["evidence"] == "named by tensor="
+
+
+def test_a_doubt_names_the_base_model(tmp_path: Path) -> None:
+    write(tmp_path, {EMBEDDING: E}, UNTIED)
+    card = "---\nbase_model: mistralai/Mistral-7B-v0.1\n---\nAn embedding model.\n"
+    (tmp_path / "README.md").write_text(card, encoding="utf-8")
+    with open_unembedding(tmp_path) as W:
+        assert "base model 'mistralai/Mistral-7B-v0.1'" in W.doubts[0]
