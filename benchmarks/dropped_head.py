@@ -11,7 +11,7 @@ angles     principal angles between what the two filters keep: their median, the
 quality    Spearman's correlation of cosines with scores, and accuracy of the nearest neighbour,
            times 100, each the mean over its sets. "another matrix" is one of random numbers, which
            has nothing to do with the head
-rows       the median cosine of rows of the two matrices: near 1 if they are one matrix, stored twice
+rows       the median cosine of rows of the two matrices: near 1 if they are one, stored twice
 """
 
 from __future__ import annotations

@@ -7,6 +7,7 @@ model that is named in passing; the pages of NOT_HERE have tests of their own.
 from __future__ import annotations
 
 import csv
+import json
 import re
 import shlex
 import subprocess
@@ -61,6 +62,10 @@ def folder(
     table = pa.table({"text": demo_texts, "embedding": list(X)})
     pyarrow.parquet.write_table(table, folder / "texts.parquet")
     pyarrow.feather.write_feather(table, folder / "texts.feather")
+    # A model of SmolLM2's sizes, of which the config is read.
+    (folder / "embedding-model").mkdir()
+    sizes = {"hidden_size": 576, "vocab_size": 49152, "tie_word_embeddings": False}
+    (folder / "embedding-model" / "config.json").write_text(json.dumps(sizes), encoding="utf-8")
     return folder
 
 
