@@ -30,7 +30,7 @@ from embedfilter.checkpoints.head.packed import (
     says_head,
     says_other,
 )
-from embedfilter.errors import CheckpointError
+from embedfilter.errors import CheckpointError, HeadError
 from embedfilter.files.messages import shown
 
 if TYPE_CHECKING:
@@ -108,7 +108,7 @@ def choose(
 
     Raises
     ------
-    CheckpointError
+    HeadError
         If there is none, several that differ, or one that is not decoded.
     """
     outline = Outline.of(tensors.names)
@@ -420,19 +420,19 @@ def _refuse_packed_head(
 # ---- refusals ----------------------------------------------------------------------------------
 
 
-def _ambiguous(tensors: TensorList, names: Sequence[str]) -> CheckpointError:
+def _ambiguous(tensors: TensorList, names: Sequence[str]) -> HeadError:
     listed = ", ".join(
         f"{shown(name)} {shown(tensors.shape(name))}" for name in names[:_MOST_LISTED]
     )
-    return CheckpointError(
+    return HeadError(
         f"{tensors.where}: expected one unembedding matrix, found {len(names)} that differ: "
         f"{listed}; pass tensor= with the name of the right one"
     )
 
 
-def _none_found(tensors: TensorList, outline: Outline) -> CheckpointError:
+def _none_found(tensors: TensorList, outline: Outline) -> HeadError:
     if outline.adapters:
-        return CheckpointError(
+        return HeadError(
             f"{tensors.where}: a LoRA adapter without the output head of its base model; "
             "merge the adapter into the model first"
         )
@@ -448,7 +448,7 @@ def _none_found(tensors: TensorList, outline: Outline) -> CheckpointError:
             matrices.append("...")
             break
     listed = ", ".join(matrices) if matrices else "none"
-    return CheckpointError(
+    return HeadError(
         f"{tensors.where}: expected an output head (such as lm_head.weight) or an input embedding "
         f"among {len(tensors.names)} tensors, found neither; two-dimensional tensors: {listed}; "
         "pass tensor= to name one"

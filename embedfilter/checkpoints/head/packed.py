@@ -11,7 +11,7 @@ import re
 from typing import TYPE_CHECKING
 
 from embedfilter.checkpoints.encodings import FLOATS
-from embedfilter.errors import CheckpointError
+from embedfilter.errors import HeadError
 from embedfilter.files.messages import shown
 
 if TYPE_CHECKING:
@@ -137,19 +137,19 @@ def is_height(n_rows: int, n_tokens: int) -> bool:
     return abs(n_rows - n_tokens) <= n_tokens // 16
 
 
-def packed_error(where: str, name: str, companions: Sequence[str]) -> CheckpointError:
+def packed_error(where: str, name: str, companions: Sequence[str]) -> HeadError:
     """Return the error for a tensor whose codes cannot be decoded, by what lies beside it."""
     parts = {part for companion in companions for part in companion.split(".")}
     scheme = next((tool for mark, tool in MARKS.items() if mark in parts), None)
     listed = ", ".join(shown(companion) for companion in companions[:_MOST_LISTED])
     if scheme is None:
-        return CheckpointError(
+        return HeadError(
             f"{where}: the output head is there in a form that is not known ({listed}): expected "
             f"{shown(name)}, a matrix of plain floats; use a checkpoint that is not packed, or "
             "pass tensor= to take another matrix"
         )
     form = "parametrised" if " norm" in scheme else "quantised"
-    return CheckpointError(
+    return HeadError(
         f"{where}: tensor {shown(name)} is {form} ({scheme}; beside it {listed}): "
         "expected plain floats, and this scheme is not supported; use an unquantised checkpoint, "
         "or pass tensor= to take another matrix"
