@@ -259,7 +259,7 @@ class EmbedFilter:
         -------
         (n, k) or (k,) array of the precision's dtype
             For "ubinary" ceil(k / 8) uint8 instead of k. A row's result is the same to the
-            bit for every batch and number of threads (within 1e-6 where `get_isa` is "generic").
+            bit for every batch, number of threads and instruction set.
 
         Raises
         ------

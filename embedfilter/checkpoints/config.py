@@ -17,7 +17,7 @@ from embedfilter.files.folder import Folder
 from embedfilter.files.json_file import read_json
 from embedfilter.files.messages import shown
 
-__all__ = ["ModelFacts", "read_config", "tokenizer_size"]
+__all__ = ["ModelFacts", "facts_of", "read_config", "tokenizer_size"]
 
 _MAX_CONFIG = 16 << 20
 _MAX_TOKENIZER = 128 << 20
@@ -94,7 +94,8 @@ class ModelFacts:
                 )
             raise CheckpointError(
                 f"{tensor} does not fit the model: expected {sizes} columns, the hidden size in "
-                f"{self.where}, found {columns}"
+                f"{self.where}, found {columns}; where a model's output embedding is wider or "
+                "narrower than its hidden states, no filter of the hidden states can be had from it"
             )
         if self.vocab_sizes and rows < min(self.vocab_sizes):
             raise CheckpointError(
@@ -127,12 +128,32 @@ def read_config(folder: Folder) -> ModelFacts | None:
     if not folder.has("config.json"):
         return None
     config = read_json(folder.open("config.json"), "the config", limit=_MAX_CONFIG)
+    return facts_of(config, where="config.json", folder=folder)
+
+
+def facts_of(config: dict[str, Any], *, where: str, folder: Folder | None = None) -> ModelFacts:
+    """Return what a config states.
+
+    Parameters
+    ----------
+    config
+        As transformers writes it.
+    where
+        What to call it in messages.
+    folder
+        Where the model's tokenizer may be.
+
+    Returns
+    -------
+    ModelFacts
+        The facts.
+    """
     # The top level comes last: for a multimodal model it may speak of the whole.
     sections = [config[key] for key in _TEXT_SECTIONS if isinstance(config.get(key), dict)]
     sections.append(config)
     flags = [section.get("tie_word_embeddings") for section in reversed(sections)]
     return ModelFacts(
-        where="config.json",
+        where=where,
         hidden_sizes=_sizes(sections, _HIDDEN_SIZE),
         vocab_sizes=_sizes(sections, _VOCAB_SIZE),
         tied=next((flag for flag in flags if isinstance(flag, bool)), None),

@@ -17,7 +17,8 @@ from embedfilter.checkpoints.formats.open_model import is_model, open_model
 from embedfilter.checkpoints.formats.safetensors import SafetensorsCheckpoint
 from embedfilter.checkpoints.formats.sharded import ShardedFolder
 from embedfilter.checkpoints.formats.torch_file import TorchFile
-from embedfilter.checkpoints.head.names import GGUF_NAMES, MODEL_NAMES, Choice
+from embedfilter.checkpoints.head.choose import Choice
+from embedfilter.checkpoints.head.names import GGUF_NAMES, MODEL_NAMES
 from embedfilter.checkpoints.head.open_head import open_head
 from embedfilter.checkpoints.sentence_transformers import MODULES, transformer_folder
 from embedfilter.errors import CheckpointError

@@ -56,7 +56,8 @@ def inspect(file: str, as_json: bool, **options: Any) -> None:
         return
     width = max(map(len, facts))
     for name, value in facts.items():
-        print_text(f"{name:<{width}}  {value}")
+        for line in value if isinstance(value, list) else [value]:
+            print_text(f"{name:<{width}}  {line}")
 
 
 def filter_facts(path: Path, f: EmbedFilter) -> dict[str, Any]:
@@ -99,6 +100,9 @@ def _checkpoint_facts(source: str, *, tensor: str | None, revision: str | None) 
             "dtype": W.dtype,
             "tied": W.tied,
             "reason": W.reason,
+            **({"applied": list(W.notes)} if W.notes else {}),
+            **({"doubtful": list(W.doubts)} if W.doubts else {}),
+            **({} if W.bias is None else {"bias": "added by the lens"}),
             **(
                 {}
                 if tokens is None

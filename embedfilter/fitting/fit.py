@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from typing import Any
 
 import numpy as np
@@ -41,6 +42,8 @@ def fit(
     V, d = W.shape
     kept = kept_directions(kind, d, k)
     spectrum = Spectrum.of(W, kept, n_threads=n_threads, progress=progress)
+    for doubt in W.doubts:
+        warnings.warn(f"{W.source}: {doubt}", UserWarning, stacklevel=3)
     check_cuts(spectrum.singular_values, kept, stacklevel=3)
     warn_of_copies(W, stacklevel=3)
     return {
@@ -56,6 +59,9 @@ def fit(
             "dtype": W.dtype,
             "rows": str(V),
             "fingerprint": W.fingerprint(),
+            "evidence": W.reason,
+            **({"applied": "; ".join(W.notes)} if W.notes else {}),
+            **({"doubt": "; ".join(W.doubts)} if W.doubts else {}),
             "version": __version__,
         },
     }

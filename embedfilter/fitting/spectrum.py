@@ -67,7 +67,7 @@ class Spectrum:
         the singular values are the square roots of its eigenvalues.
 
         The sum runs in float32, with the dominant directions of a sample of rows taken out
-        first (see csrc/gram.c), wherever that is accurate enough; otherwise in float64.
+        first (see csrc/core/gram.c), wherever that is accurate enough; otherwise in float64.
 
         Parameters
         ----------
@@ -151,8 +151,6 @@ def _dominant_directions(W: Unembedding) -> NDArray[np.float32] | None:
     """
     V, d = W.shape
     if W.dtype == "F64" or V * d * d < _SMALL_WORK or d < 2 * _N_PEEL:
-        return None
-    if _core.get_isa() == "generic":  # which sums in float64 anyway
         return None
     group = _SAMPLE_ROWS // _SAMPLE_GROUPS
     starts = np.linspace(0, V - group, _SAMPLE_GROUPS).astype(int)

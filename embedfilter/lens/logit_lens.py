@@ -9,6 +9,7 @@ come from.
 from __future__ import annotations
 
 import functools
+import warnings
 from collections.abc import Iterable, Iterator, Sequence
 from numbers import Integral
 from typing import TYPE_CHECKING, Any
@@ -96,6 +97,8 @@ class LogitLens:
             find_vocabulary(source) if tokenizer is None else open_vocabulary(tokenizer)
         )
         self.matrix: Unembedding = open_unembedding(source, tensor=tensor, revision=revision)
+        for doubt in self.matrix.doubts:
+            warnings.warn(f"{self.matrix.source}: {doubt}", UserWarning, stacklevel=2)
         V, d = self.matrix.shape
         self._rows = self.matrix  # where the rows come from
         small = V * d * decoded_itemsize(self.matrix.dtype) <= _KEPT_BYTES

@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
+from embedfilter.checkpoints.config import ModelFacts, facts_of
 from embedfilter.checkpoints.formats.torch_tensors import (
     TorchRows,
     tensor_bytes,
     torch_storage_type,
 )
-from embedfilter.checkpoints.head.names import MODEL_NAMES, Choice
+from embedfilter.checkpoints.head.choose import Choice, choose_embedding
+from embedfilter.checkpoints.head.names import MODEL_NAMES
 from embedfilter.checkpoints.head.open_head import open_head
 from embedfilter.checkpoints.sentence_transformers import warn_of_module
 from embedfilter.errors import CheckpointError
@@ -103,27 +106,39 @@ def open_model(model: Any, *, tensor: str | None = None) -> Unembedding:
         The open matrix.
     """
     tensors = ModelTensors(model)
-    asked = None if tensor is not None else _ask(model, tensors)
+    inner = None if tensor is not None else _language_model(model, tensors.where)
+    facts = None if inner is None else _facts(inner)
+    asked = None if inner is None else _ask(inner, tensors, facts)
     _warn_of_modules(model)
-    return open_head(tensors, MODEL_NAMES, source=tensors.where, tensor=tensor, known=asked)
+    return open_head(
+        tensors, MODEL_NAMES, source=tensors.where, tensor=tensor, facts=facts, known=asked
+    )
 
 
-def _ask(model: Any, tensors: ModelTensors) -> Choice | None:
-    """Return what the transformers model says that its head is."""
-    inner = _language_model(model, tensors.where)
-    if inner is None:
+def _facts(model: Any) -> ModelFacts | None:
+    """Return what the config of a transformers model says, but for sizes, which the model has."""
+    config: Any = getattr(model, "config", None)
+    if not hasattr(config, "to_dict"):
         return None
+    facts = facts_of(config.to_dict(), where="its config")
+    return replace(facts, hidden_sizes=(), vocab_sizes=())
+
+
+def _ask(inner: Any, tensors: ModelTensors, facts: ModelFacts | None) -> Choice | None:
+    """Return what the transformers model says that its head is."""
     try:
         head, embedding = inner.get_output_embeddings(), inner.get_input_embeddings()
     except NotImplementedError:
         return None
     kind = type(inner).__name__
     weight = getattr(head, "weight", None)
-    tied = weight is None or weight is getattr(embedding, "weight", None)
+    tied = weight is getattr(embedding, "weight", None)
     if weight is None:
-        weight = getattr(embedding, "weight", None)
-        reason = f"{kind} has no output embeddings, so its input embeddings serve (tied)"
-    elif tied:
+        name = tensors.name_of(getattr(embedding, "weight", None))
+        if name is None:
+            return None
+        return choose_embedding(name, len(tensors.names), MODEL_NAMES, facts)
+    if tied:
         reason = f"{kind} shares its output embeddings with its input embeddings (tied)"
     else:
         reason = f"the output embeddings of {kind}"

@@ -1,36 +1,20 @@
-"""Which tensor of a checkpoint is the unembedding matrix.
+"""The names that output heads and input embeddings have, family by family.
 
-The tensors that exist decide: an output head where there is one, else the input
-embedding, which then serves as the head (tied). The names of the families are
-the tables below; names are compared after the prefixes that wrappers add have
-been taken off.
+Names are compared after the prefixes that wrappers add have been taken off.
 """
 
 from __future__ import annotations
 
-import difflib
 from collections import defaultdict
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
-import numpy as np
-
-from embedfilter.errors import CheckpointError
-from embedfilter.files.messages import shown
+from embedfilter.checkpoints.head.packed import LORA, MARKS
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Sequence
+    from collections.abc import Iterable
 
-    from embedfilter.checkpoints.checkpoint import TensorList
-
-__all__ = [
-    "GGUF_NAMES",
-    "MODEL_NAMES",
-    "Choice",
-    "NameTable",
-    "choose",
-    "packed_error",
-]
+__all__ = ["GGUF_NAMES", "MODEL_NAMES", "NameTable", "Outline", "is_numbered", "plain_name"]
 
 
 @dataclass(frozen=True)
@@ -154,156 +138,64 @@ _CONTAINERS = frozenset(
         "led",
     }
 )
-_LORA = frozenset({"lora_A", "lora_B", "lora_embedding_A", "lora_embedding_B", "lora_a", "lora_b"})
-# Tensors that lie beside a packed weight, in the order in which they are told apart.
-_SCHEMES = {
-    "g_idx": "GPTQ",
-    "qweight": "GPTQ or AWQ",
-    "qzeros": "GPTQ or AWQ",
-    "absmax": "bitsandbytes",
-    "nested_absmax": "bitsandbytes",
-    "quant_map": "bitsandbytes",
-    "quant_state": "bitsandbytes",
-    "SCB": "bitsandbytes",
-    "weight_packed": "compressed-tensors",
-    "weight_zero_point": "compressed-tensors",
-    "weight_scale_2": "NVFP4",
-    "weight_scale_inv": "codes with scales",
-    "weight_scale": "codes with scales",
-    "biases": "MLX",
-    "scales": "scales beside packed codes",
-}
-# Scales that can be applied, where nothing else lies beside the weight.
-_SCALES = frozenset({"weight_scale", "weight_scale_inv"})
-_MOST_LISTED = 10
-_COMPARED_ROWS = 1024
-
-
-@dataclass(frozen=True)
-class Choice:
-    """The chosen tensor.
-
-    Attributes
-    ----------
-    name : str
-        Its name.
-    tied : bool
-        True when it is the input embedding and no separate head exists.
-    reason : str
-        Why it was chosen.
-    scale : str or None
-        The tensor of scales that its codes are to be multiplied with.
-    doubts : tuple of str
-        Why it may not be the unembedding matrix, and what to pass.
-    """
-
-    name: str
-    tied: bool
-    reason: str
-    scale: str | None = None
-    doubts: tuple[str, ...] = ()
 
 
 @dataclass
-class _Outline:
-    """The names of a checkpoint by what they mean, from one pass over them."""
+class Outline:
+    """The names of a checkpoint by what they mean, from one pass over them.
 
-    # Weights by their name without prefixes.
+    Attributes
+    ----------
+    weights : dict
+        The tensors' names by their name without prefixes.
+    packed, adapters : dict
+        What lies beside a packed weight, and adapters, by the weight's name without prefixes.
+    """
+
     weights: dict[str, list[str]] = field(default_factory=lambda: defaultdict(list))
-    # Companions of a packed weight, and adapters, by the weight's name without prefixes.
     packed: dict[str, list[str]] = field(default_factory=lambda: defaultdict(list))
     adapters: dict[str, list[str]] = field(default_factory=lambda: defaultdict(list))
 
+    @classmethod
+    def of(cls, names: Iterable[str]) -> Outline:
+        """Sort names by what they mean."""
+        outline = cls()
+        for name in names:
+            parts = name.split(".")
+            mark = next((i for i, p in enumerate(parts) if p in LORA or p in MARKS), None)
+            if mark is None:
+                outline.weights[plain_name(name)].append(name)
+                continue
+            owner = parts[:mark]
+            if owner[-1:] != ["weight"]:
+                owner.append("weight")
+            kind = outline.adapters if parts[mark] in LORA else outline.packed
+            kind[plain_name(".".join(owner))].append(name)
+        return outline
+
     def find(self, names: Iterable[str]) -> list[str]:
+        """Return the tensors of these names."""
         return [found for name in names for found in self.weights.get(name, ())]
 
     def find_endings(self, names: Iterable[str], endings: frozenset[str]) -> list[str]:
+        """Return the tensors whose names end in one of `names` that is in `endings`."""
         wanted = tuple(f".{name}" for name in names if name in endings)
         found = []
         for name, full_names in self.weights.items():
             # Numbered places are copies inside a model: extra prediction heads, per-layer tables.
-            if name.endswith(wanted) and not any(part.isdigit() for part in name.split(".")):
+            if name.endswith(wanted) and not is_numbered(name):
                 found += full_names
         return found
 
 
-def choose(
-    tensors: TensorList,
-    table: NameTable,
-    tensor: str | None = None,
-    known: Choice | None = None,
-) -> Choice:
-    """Choose the unembedding matrix.
-
-    Parameters
-    ----------
-    tensors
-        The tensors that exist.
-    table
-        The names to look for.
-    tensor
-        A tensor's exact name, which overrides the choice.
-    known
-        What the source itself says, which is then only checked for scales and adapters.
-
-    Returns
-    -------
-    Choice
-        The tensor's name, and why.
-    """
-    outline = _outline(tensors.names)
-    embeddings = _find_embeddings(outline, table)
-    heads = outline.find(table.heads)
-    if not heads and embeddings:
-        heads = _find_short_heads(tensors, outline, table, embeddings)
-    far_heads = [] if heads else outline.find_endings(table.heads, table.endings)
-    if tensor is not None:
-        tied = tensor in embeddings and not heads and not far_heads
-        choice = _named(tensors, tensor, tied=tied)
-    elif known is not None:
-        choice = known
-    elif heads:
-        name = _only_one(tensors, heads)
-        choice = Choice(name, tied=False, reason=f"{shown(name)} is the output head")
-    elif far_heads:
-        # Beside an embedding at a known place, a head at an unknown one may belong to another
-        # part: a draft model, a second tower.
-        near = [name for group in table.embeddings for name in outline.find(group)]
-        if near:
-            raise _ambiguous(tensors, far_heads + near)
-        name = _only_one(tensors, far_heads)
-        choice = Choice(name, tied=False, reason=f"{shown(name)} is the output head, by its ending")
-    else:
-        _refuse_packed_head(tensors, outline, table, embeddings)
-        if not embeddings or outline.adapters:
-            raise _none_found(tensors, outline)
-        name = _only_one(tensors, embeddings)
-        reason = (
-            f"no output head among {len(tensors.names)} tensors, "
-            f"so the input embedding {shown(name)} serves (tied)"
-        )
-        choice = Choice(name, tied=True, reason=reason)
-    return replace(choice, scale=_scale_of(tensors, outline, choice.name))
+def is_numbered(name: str) -> bool:
+    """Tell whether a name is of a numbered layer, head or expert."""
+    return any(part.isdigit() for part in name.split("."))
 
 
-def _outline(names: Iterable[str]) -> _Outline:
-    outline = _Outline()
-    for name in names:
-        parts = name.split(".")
-        mark = next((i for i, part in enumerate(parts) if part in _LORA or part in _SCHEMES), None)
-        if mark is None:
-            outline.weights[_plain(parts)].append(name)
-            continue
-        owner = parts[:mark]
-        if owner[-1:] != ["weight"]:
-            owner.append("weight")
-        kind = outline.adapters if parts[mark] in _LORA else outline.packed
-        kind[_plain(owner)].append(name)
-    return outline
-
-
-def _plain(parts: Sequence[str]) -> str:
-    """Join the segments of a name without those that wrappers and containers add."""
+def plain_name(name: str) -> str:
+    """Return a name without the segments that wrappers and containers add."""
+    parts = name.split(".")
     kept: list[str] = []
     skip_next = False
     for position, part in enumerate(parts):
@@ -315,132 +207,3 @@ def _plain(parts: Sequence[str]) -> str:
         elif part not in _WRAPPERS and (kept or part not in _CONTAINERS):
             kept.append(part)
     return ".".join(kept)
-
-
-def _find_embeddings(outline: _Outline, table: NameTable) -> list[str]:
-    for group in table.embeddings:
-        found = outline.find(group)
-        if found:
-            return found
-    every = [name for group in table.embeddings for name in group]
-    return outline.find_endings(every, table.endings)
-
-
-def _find_short_heads(
-    tensors: TensorList, outline: _Outline, table: NameTable, embeddings: Sequence[str]
-) -> list[str]:
-    """Find heads with short names, which have the shape of the input embedding."""
-    heads = outline.find(table.heads_beside_embedding)
-    if not heads:
-        return []
-    shapes = {tensors.shape(name) for name in embeddings}
-    return [name for name in heads if tensors.shape(name) in shapes]
-
-
-def _named(tensors: TensorList, tensor: str, *, tied: bool) -> Choice:
-    if tensor in tensors.names:
-        return Choice(tensor, tied=tied, reason="named by tensor=")
-    # Names inside numbered layers are many and rarely meant.
-    outer = [name for name in tensors.names if not any(p.isdigit() for p in name.split("."))]
-    near = difflib.get_close_matches(tensor, outer[:1000], n=5, cutoff=0.4) or outer[:5]
-    hint = f"; names near it: {', '.join(shown(name) for name in near)}" if near else ""
-    raise CheckpointError(f"{tensors.where}: has no tensor {shown(tensor)}{hint}")
-
-
-def _only_one(tensors: TensorList, names: Sequence[str]) -> str:
-    first = names[0]
-    for other in names[1:]:
-        if not _same(tensors, first, other):
-            raise _ambiguous(tensors, names)
-    return first
-
-
-def _same(tensors: TensorList, first: str, second: str) -> bool:
-    """Return whether two tensors are the same matrix, stored twice."""
-    shape = tensors.shape(first)
-    if len(shape) != 2 or shape != tensors.shape(second):
-        return False
-    if tensors.dtype(first) != tensors.dtype(second):
-        return False
-    rows, other = tensors.rows(first), tensors.rows(second)
-    starts = range(0, shape[0], _COMPARED_ROWS)
-    return all(
-        np.array_equal(rows.read(start, stop), other.read(start, stop))
-        for start, stop in ((start, min(start + _COMPARED_ROWS, shape[0])) for start in starts)
-    )
-
-
-def _scale_of(tensors: TensorList, outline: _Outline, name: str) -> str | None:
-    """Return the tensor of scales beside a weight; refuse what else changes its meaning."""
-    plain = _plain(name.split("."))
-    if plain in outline.adapters:
-        raise CheckpointError(
-            f"{tensors.where}: tensor {shown(name)} has a LoRA adapter "
-            f"({shown(outline.adapters[plain][0])}); merge the adapter into the model first"
-        )
-    companions = outline.packed.get(plain, [])
-    if not companions:
-        return None
-    if len(companions) == 1 and companions[0].rpartition(".")[2] in _SCALES:
-        return companions[0]
-    raise packed_error(tensors.where, name, companions)
-
-
-def _refuse_packed_head(
-    tensors: TensorList, outline: _Outline, table: NameTable, embeddings: Sequence[str]
-) -> None:
-    """Raise when the tensor that would be chosen is there in packed form only."""
-    wanted = [*table.heads, *table.heads_beside_embedding]
-    if not embeddings:
-        wanted += [name for group in table.embeddings for name in group]
-    endings = tuple(f".{name}" for name in wanted if name in table.endings)
-    for name, companions in outline.packed.items():
-        if name in wanted or name.endswith(endings):
-            raise packed_error(tensors.where, name, companions)
-
-
-def packed_error(where: str, name: str, companions: Sequence[str]) -> CheckpointError:
-    """Return the error for a tensor whose codes cannot be decoded, by what lies beside it."""
-    parts = {part for companion in companions for part in companion.split(".")}
-    scheme = next(scheme for mark, scheme in _SCHEMES.items() if mark in parts)
-    listed = ", ".join(shown(companion) for companion in companions[:_MOST_LISTED])
-    return CheckpointError(
-        f"{where}: tensor {shown(name)} is quantised ({scheme}; beside it {listed}): "
-        "expected plain floats, and this scheme is not supported; use an unquantised checkpoint, "
-        "or pass tensor= to take another matrix"
-    )
-
-
-def _ambiguous(tensors: TensorList, names: Sequence[str]) -> CheckpointError:
-    listed = ", ".join(
-        f"{shown(name)} {shown(tensors.shape(name))}" for name in names[:_MOST_LISTED]
-    )
-    return CheckpointError(
-        f"{tensors.where}: expected one unembedding matrix, found {len(names)} that differ: "
-        f"{listed}; pass tensor= with the name of the right one"
-    )
-
-
-def _none_found(tensors: TensorList, outline: _Outline) -> CheckpointError:
-    if outline.adapters:
-        return CheckpointError(
-            f"{tensors.where}: a LoRA adapter without the output head of its base model; "
-            "merge the adapter into the model first"
-        )
-    matrices: list[str] = []
-    for name in tensors.names:
-        try:
-            shape = tensors.shape(name)
-        except CheckpointError:  # a shard that is not there; the others are listed
-            continue
-        if len(shape) == 2:
-            matrices.append(f"{shown(name)} {shape}")
-        if len(matrices) == _MOST_LISTED:
-            matrices.append("...")
-            break
-    listed = ", ".join(matrices) if matrices else "none"
-    return CheckpointError(
-        f"{tensors.where}: expected an output head (such as lm_head.weight) or an input embedding "
-        f"among {len(tensors.names)} tensors, found neither; two-dimensional tensors: {listed}; "
-        "pass tensor= to name one"
-    )

@@ -4,15 +4,26 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from embedfilter.checkpoints.encodings import BLOCKS, CODES, FLOATS
-from embedfilter.checkpoints.head.names import Choice, NameTable, choose, packed_error
+import numpy as np
+
+from embedfilter.checkpoints.encodings import BLOCKS, CODES, FLOATS, decode
+from embedfilter.checkpoints.head.choose import Choice, choose
+from embedfilter.checkpoints.head.names import NameTable, plain_name
+from embedfilter.checkpoints.head.packed import packed_error, says_head
 from embedfilter.checkpoints.head.scales import scaled_rows
+from embedfilter.checkpoints.head.transforms import (
+    NormalisedRows,
+    has_normalised_head,
+    logit_notes,
+)
 from embedfilter.checkpoints.unembedding import Unembedding, head_shape
 from embedfilter.errors import CheckpointError
 from embedfilter.files.messages import shown
 
 if TYPE_CHECKING:
-    from embedfilter.checkpoints.checkpoint import Checkpoint
+    from numpy.typing import NDArray
+
+    from embedfilter.checkpoints.checkpoint import Checkpoint, StoredRows
     from embedfilter.checkpoints.config import ModelFacts
 
 __all__ = ["open_head"]
@@ -50,20 +61,24 @@ def open_head(
         The open matrix; only the file that holds it stays open.
     """
     try:
-        choice = choose(checkpoint, table, tensor, known)
+        choice = choose(checkpoint, table, tensor, known, facts)
         where, name = checkpoint.file_of(choice.name), choice.name
         reason = choice.reason
         _check_dtype(checkpoint, choice)
         # A tensor that the user names may be any matrix of the file.
         if facts is not None and tensor is None:
             facts.check(where, name, checkpoint.shape(name))
-            reason += facts.remark(tied=choice.tied)
+            if not choice.doubts:
+                reason += facts.remark(tied=choice.tied)
         shape = head_shape(where, name, checkpoint.shape(name))
-        if choice.scale is None:
-            rows = checkpoint.rows(name)
-        else:
-            block = facts.scale_block if facts is not None else None
-            rows = scaled_rows(checkpoint, name, choice.scale, shape, block)
+        rows, notes = _rows(checkpoint, choice, shape, facts)
+        bias = _bias(checkpoint, choice, shape[0])
+        # Looked up for a doubt alone, as it may cost a request.
+        bases = facts.base_models() if facts is not None and choice.doubts else ()
+        doubts = choice.doubts
+        if bases:
+            named = " or ".join(map(shown, bases))
+            doubts = tuple(f"{doubt}; its files name as its base model {named}" for doubt in doubts)
         dtype = checkpoint.dtype(name)
         checkpoint.close(keep=name)
     except BaseException:
@@ -78,7 +93,61 @@ def open_head(
         tied=choice.tied,
         reason=reason,
         facts=facts,
+        doubts=doubts,
+        notes=notes,
+        bias=bias,
     )
+
+
+def _rows(
+    checkpoint: Checkpoint, choice: Choice, shape: tuple[int, int], facts: ModelFacts | None
+) -> tuple[StoredRows, tuple[str, ...]]:
+    """Return the rows as the model multiplies with them, and what was, or need not be, applied."""
+    rows: StoredRows
+    notes: tuple[str, ...] = ()
+    if choice.scale is None:
+        rows = checkpoint.rows(choice.name)
+    else:
+        block = facts.scale_block if facts is not None else None
+        rows = scaled_rows(checkpoint, choice.name, choice.scale, shape, block)
+        notes = (f"codes were multiplied with the scales {shown(choice.scale)}",)
+    if choice.gain is not None:
+        lengths = _vector(checkpoint, choice.gain, shape[0])
+        rows = NormalisedRows(rows, lengths)
+        notes += (f"rows were given the lengths in {shown(choice.gain)} (weight norm)",)
+    if facts is not None and has_normalised_head(facts):
+        rows = NormalisedRows(rows)
+        notes += ("rows were divided by their lengths, as the model does (NormHead)",)
+    return rows, notes + (() if facts is None else logit_notes(facts))
+
+
+def _vector(checkpoint: Checkpoint, name: str, n: int) -> NDArray[np.float32]:
+    """Return a tensor of n floats as (n,) float32."""
+    shape, dtype = checkpoint.shape(name), checkpoint.dtype(name)
+    if dtype not in FLOATS or int(np.prod(shape)) != n or max(shape, default=0) != n:
+        raise CheckpointError(
+            f"{checkpoint.file_of(name)}: tensor {shown(name)}: expected {n} floats, found {dtype}"
+            f" of shape {shown(shape)}"
+        )
+    numbers = decode(dtype, checkpoint.read(name)[None])
+    return np.asarray(numbers, np.float32).reshape(n)
+
+
+def _bias(checkpoint: Checkpoint, choice: Choice, n_tokens: int) -> NDArray[np.float32] | None:
+    """Return what the model adds to the logits, where it is stored beside the head."""
+    owner = choice.name.removesuffix(".weight")
+    for name in checkpoint.names:
+        plain = plain_name(name)
+        beside = name == f"{owner}.bias"
+        # A tied head's bias has a head's name; so has the one for all of BART's logits.
+        apart = choice.tied and plain.endswith("bias") and says_head(plain)
+        if not (beside or apart or plain == "final_logits_bias"):
+            continue
+        shape = checkpoint.shape(name)
+        if max(shape, default=0) == int(np.prod(shape)) == n_tokens:
+            bias = _vector(checkpoint, name, n_tokens)
+            return bias if bias.any() else None
+    return None
 
 
 def _check_dtype(checkpoint: Checkpoint, choice: Choice) -> None:

@@ -122,7 +122,7 @@ def scaled_rows(
     dtype = checkpoint.dtype(scale)
     if dtype not in FLOATS:
         raise CheckpointError(f"{where}: expected scales of {', '.join(FLOATS)}, found {dtype}")
-    scales = decode(dtype, checkpoint.read(scale)[None])
-    return ScaledRows(
-        checkpoint.rows(name), scales.reshape(table).astype(np.float32), layouts[table]
-    )
+    scales = decode(dtype, checkpoint.read(scale)[None]).reshape(table).astype(np.float32)
+    if scale.endswith(".SCB"):  # of bitsandbytes: the largest magnitude of each row
+        scales /= np.float32(127)
+    return ScaledRows(checkpoint.rows(name), scales, layouts[table])

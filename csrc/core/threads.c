@@ -6,7 +6,8 @@
  *
  * Waking a sleeping thread takes longer than a small product, so whoever waits, a thread for
  * the next loop or a caller for the last thread, first spins for a while. */
-#include "embedfilter.h"
+#include "core/embedfilter.h"
+#include "core/arithmetic.h"
 
 #include <pthread.h>
 #include <stdatomic.h>
@@ -213,8 +214,7 @@ static void end(void) {
 }
 
 void ef_parallel_for(size_t n_threads, size_t n_tasks, ef_task *task, void *context) {
-    size_t n = n_threads < n_tasks ? n_threads : n_tasks;
-    n = n < MAX_WORKERS + 1 ? n : MAX_WORKERS + 1;
+    const size_t n = ef_least(ef_least(n_threads, n_tasks), MAX_WORKERS + 1);
     if (n > 1 && begin(n, n_tasks, task, context)) {
         run_tasks(0, n, task, context);
         end();

@@ -1,18 +1,18 @@
 /* Eigenvectors of a symmetric matrix, by LAPACK. */
-#include "embedfilter.h"
-#include "openblas.h"
+#include "core/embedfilter.h"
+#include "core/arithmetic.h"
+#include "core/memory.h"
+#include "core/openblas.h"
+#include "core/rows.h"
 
-#include <math.h>
 #include <stdlib.h>
 #include <string.h>
 
 static bool upper_finite(const double *matrix, size_t d, size_t *row) {
     for (size_t i = 0; i < d; i++) {
-        for (size_t j = i; j < d; j++) {
-            if (!isfinite(matrix[i * d + j])) {
-                *row = i;
-                return false;
-            }
+        if (!ef_finite_f64(matrix + i * d + i, d - i)) {
+            *row = i;
+            return false;
         }
     }
     return true;
@@ -48,14 +48,12 @@ ef_status ef_eigh(double *matrix, double *values, size_t d, const int64_t *wante
         return EF_TOO_LARGE;
     if (!upper_finite(matrix, d, &detail->row))
         return EF_NOT_FINITE;
-    size_t lwork = 1 + 4 * d + d * d; /* dstedc's; dormtr's is n_wanted at least */
-    lwork = lwork < n_wanted ? n_wanted : lwork;
+    /* dstedc's; dormtr's is n_wanted at least */
+    const size_t lwork = ef_most(1 + 4 * d + d * d, n_wanted);
     const size_t bytes = (d * d + 2 * d + lwork) * sizeof(double) + (3 + 5 * d) * sizeof(int);
-    double *z = malloc(bytes);
-    if (z == NULL) {
-        detail->count = bytes;
+    double *z = ef_new_array(bytes, 1, detail);
+    if (z == NULL)
         return EF_NO_MEMORY;
-    }
     double *more = z + d * d;
     ef_enter_openblas(n_threads);
     const int info = decompose(matrix, values, (int)d, wanted, (int)n_wanted, vectors, z, more,

@@ -2,7 +2,7 @@
 #ifndef EMBEDFILTER_QUANTIZE_H
 #define EMBEDFILTER_QUANTIZE_H
 
-#include "embedfilter.h"
+#include "core/embedfilter.h"
 #include "kernels/kernels.h"
 
 /* Normalises y (k) in place where the form says so and stores it at `out`, which is

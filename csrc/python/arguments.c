@@ -1,6 +1,8 @@
-/* The Python module: from arguments to what the core takes, and from a status to an exception. */
+/* The Python module: from a status to an exception, and from arguments to what the core takes. */
 #define NO_IMPORT_ARRAY
-#include "module.h"
+#include "python/module.h"
+
+#include <string.h>
 
 PyObject *raise_status(ef_status status, ef_detail detail) {
     const char *text = ef_status_text(status);
@@ -22,6 +24,12 @@ PyObject *raise_status(ef_status status, ef_detail detail) {
     default:
         return PyErr_Format(PyExc_ValueError, "%s", text);
     }
+}
+
+PyObject *none_or_raise(ef_status status, ef_detail detail) {
+    if (status != EF_OK)
+        return raise_status(status, detail);
+    Py_RETURN_NONE;
 }
 
 PyArrayObject *checked_array(PyObject *object, const char *name, int type, int ndim,
@@ -94,6 +102,21 @@ int threads_from_long(Py_ssize_t value, size_t *n_threads) {
     }
     *n_threads = (size_t)value;
     return 0;
+}
+
+int place_of_name(const char *argument, const char *name, const char *const *names, size_t n) {
+    for (size_t i = 0; i < n; i++)
+        if (strcmp(names[i], name) == 0)
+            return (int)i;
+    PyErr_Format(PyExc_ValueError, "%s: '%s' is unknown", argument, name);
+    return -1;
+}
+
+int enter(atomic_flag *busy, const char *what) {
+    if (!atomic_flag_test_and_set(busy))
+        return 0;
+    PyErr_Format(PyExc_RuntimeError, "the %s is in use by another thread", what);
+    return -1;
 }
 
 int rows_from_args(PyObject *args, Py_ssize_t d, ef_matrix *w, size_t *n_threads) {

@@ -56,10 +56,9 @@ typedef struct ef_matrix {
 /* ---- Instruction sets (cpu.c) ------------------------------------------- */
 
 /* Number of instruction sets that this build *and* this machine can run, and their
- * names, best first: "avx512" and "avx2", or "neon"; then always "generic", which leaves the
- * products to OpenBLAS and is chosen where neither exists; and "scalar", the oracle of the tests.
- * Under "generic" the last bits may depend on the batch and the number of threads. A filter, a lens
- * and a Gram matrix keep the set that was in use when they were made. */
+ * names, best first: "avx512" and "avx2", or "neon"; then always "scalar", the oracle of the
+ * tests, which serves where there is no other: right, and slow. A filter, a lens and a Gram matrix
+ * keep the set that was in use when they were made. */
 size_t ef_isa_count(void);
 const char *ef_isa_name(size_t index); /* index < ef_isa_count() */
 
@@ -96,8 +95,7 @@ void ef_dequantize(ef_block_type type, const unsigned char *blocks, size_t n, fl
 /* ---- Gram matrix (gram.c) ----------------------------------------------- */
 
 /* W^T W of a matrix W (n, d) that comes in blocks of rows, whatever n. Its memory is
- * 4 d^2 bytes (8 d^2 for p = 0 under "generic"), a chunk of about 4 MiB or 1024 rows, and
- * 72 d bytes a thread. */
+ * 4 d^2 bytes, a chunk of about 4 MiB or 1024 rows, and 72 d bytes a thread. */
 typedef struct ef_gram ef_gram;
 
 enum { EF_MAX_COLUMNS = 32766 }; /* of W: LAPACK's work sizes are 32-bit */

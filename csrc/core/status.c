@@ -1,4 +1,4 @@
-#include "embedfilter.h"
+#include "core/embedfilter.h"
 
 const char *ef_status_text(ef_status status) {
     switch (status) {

@@ -1,5 +1,5 @@
-/* The Python module embedfilter._core: the module*.c files are the only ones that know Python
- * and NumPy.
+/* The Python module embedfilter._core: the files beside this one are the only ones that know
+ * Python and NumPy.
  *
  * They check arrays against the core's contract, release the interpreter around the core,
  * and turn a status into an exception. What paths, dtypes and messages mean to a user is
@@ -14,11 +14,20 @@
 #include <Python.h>
 #include <numpy/arrayobject.h>
 
-#include "embedfilter.h"
+#include "core/embedfilter.h"
+
+#include <stdatomic.h>
+
+/* ---- From a status to an exception (arguments.c) -------------------------- */
 
 /* Sets the exception for a status other than EF_OK and returns NULL. The exceptions that
  * concern a row carry (message, row, count) as their arguments. */
 PyObject *raise_status(ef_status status, ef_detail detail);
+
+/* None for EF_OK, else as raise_status. */
+PyObject *none_or_raise(ef_status status, ef_detail detail);
+
+/* ---- From arguments to what the core takes (arguments.c) ------------------ */
 
 /* Checks that `object` is an aligned, C-contiguous, native array of this type and number of
  * dimensions, writeable if asked. Returns it borrowed, or NULL with an exception. */
@@ -32,14 +41,26 @@ int matrix_from_array(PyObject *object, const char *name, ef_matrix *matrix);
 /* Reads a number of threads. Returns 0, or -1 with an exception. */
 int threads_from_long(Py_ssize_t value, size_t *n_threads);
 
+/* The place of `name` among n names, or -1 with an exception. */
+int place_of_name(const char *argument, const char *name, const char *const *names, size_t n);
+
 /* Reads the arguments (w, n_threads) of a method `add`, w being of d columns. Returns 0, or -1 with
  * an exception. */
 int rows_from_args(PyObject *args, Py_ssize_t d, ef_matrix *w, size_t *n_threads);
 
-/* Functions that have a file of their own, up to a NULL. */
-extern PyMethodDef dequantize_methods[];
+/* The core takes an object from one thread at a time: sets `busy`, which whoever has entered
+ * clears. `what` names the object in the message. Returns 0, or -1 with an exception. */
+int enter(atomic_flag *busy, const char *what);
 
-/* The types that have a file of their own. */
-extern PyType_Spec lens_spec;
+/* ---- What each file adds to the module ------------------------------------ */
+
+/* Functions, up to a NULL. */
+extern PyMethodDef dequantize_methods[], eigh_methods[], isa_methods[];
+
+extern PyType_Spec filter_spec, gram_spec, lens_spec;
+
+/* Chooses an instruction set (isa.c); `source` names the argument in the message. Returns 0, or -1
+ * with an exception. */
+int choose_isa(const char *source, const char *name);
 
 #endif

@@ -1,5 +1,5 @@
 /* Blocks of quantised weights as float32. */
-#include "embedfilter.h"
+#include "core/embedfilter.h"
 #include "kernels/kernels.h"
 
 ef_block_size ef_size_of_block(ef_block_type type) {

@@ -1,28 +1,10 @@
 /* The Python module: the function dequantize. */
 #define NO_IMPORT_ARRAY
-#include "module.h"
+#include "python/module.h"
 
-#include <string.h>
-
-typedef struct block_name {
-    const char *name;
-    ef_block_type type;
-} block_name;
-
-static const block_name BLOCKS[] = {
-    {"Q4_0", EF_Q4_0},
-    {"Q8_0", EF_Q8_0},
-    {"Q4_K", EF_Q4_K},
-    {"Q6_K", EF_Q6_K},
-};
-
-static const block_name *block_by_name(const char *name) {
-    for (size_t i = 0; i < sizeof BLOCKS / sizeof *BLOCKS; i++)
-        if (strcmp(BLOCKS[i].name, name) == 0)
-            return &BLOCKS[i];
-    PyErr_Format(PyExc_ValueError, "dtype: '%s' is unknown", name);
-    return NULL;
-}
+enum { N_TYPES = EF_Q6_K + 1 };
+static const char *const TYPES[N_TYPES] = {
+    [EF_Q4_0] = "Q4_0", [EF_Q8_0] = "Q8_0", [EF_Q4_K] = "Q4_K", [EF_Q6_K] = "Q6_K"};
 
 PyDoc_STRVAR(dequantize_doc,
              "dequantize(dtype, blocks, /)\n--\n\n"
@@ -40,12 +22,11 @@ static PyObject *dequantize(PyObject *module, PyObject *args) {
     PyObject *object;
     if (!PyArg_ParseTuple(args, "sO:dequantize", &name, &object))
         return NULL;
-    const block_name *block = block_by_name(name);
-    PyArrayObject *blocks =
-        block == NULL ? NULL : checked_array(object, "blocks", NPY_UINT8, 2, false);
+    const int type = place_of_name("dtype", name, TYPES, N_TYPES);
+    PyArrayObject *blocks = type < 0 ? NULL : checked_array(object, "blocks", NPY_UINT8, 2, false);
     if (blocks == NULL)
         return NULL;
-    const ef_block_size size = ef_size_of_block(block->type);
+    const ef_block_size size = ef_size_of_block((ef_block_type)type);
     const size_t n_rows = (size_t)PyArray_DIM(blocks, 0);
     const size_t row_bytes = (size_t)PyArray_DIM(blocks, 1);
     if (row_bytes % size.bytes != 0)
@@ -61,7 +42,7 @@ static PyObject *dequantize(PyObject *module, PyObject *args) {
     const unsigned char *data = PyArray_DATA(blocks);
     float *out_data = PyArray_DATA((PyArrayObject *)out);
     Py_BEGIN_ALLOW_THREADS
-    ef_dequantize(block->type, data, n_rows * row_blocks, out_data);
+    ef_dequantize((ef_block_type)type, data, n_rows * row_blocks, out_data);
     Py_END_ALLOW_THREADS
     return out;
 }

@@ -1,4 +1,5 @@
-#include "openblas.h"
+#include "core/openblas.h"
+#include "core/arithmetic.h"
 
 #include <pthread.h>
 
@@ -33,7 +34,7 @@ void ef_enter_openblas(size_t n_threads) {
     pthread_once(&once, register_fork_handlers);
     pthread_mutex_lock(&mutex);
     threads_before = BLAS(openblas_get_num_threads)();
-    BLAS(openblas_set_num_threads)((int)(n_threads < MOST_THREADS ? n_threads : MOST_THREADS));
+    BLAS(openblas_set_num_threads)((int)ef_least(n_threads, MOST_THREADS));
 }
 
 void ef_leave_openblas(void) {

@@ -14,14 +14,12 @@
  *     W^T W = R^T R + (R^T A) P + P^T (A^T R) + P^T (A^T A) P
  *
  * holds for any a and P, exact directions or not; the parts a ride along as more columns, and
- * the products are put together in float64 at the end.
- *
- * Where there are no kernels, a chunk is one panel of whole rows in float64, and OpenBLAS's
- * dsyrk adds its product to the only tile. */
-#include "openblas.h"
-#include "rows.h"
+ * the products are put together in float64 at the end. */
+#include "core/embedfilter.h"
+#include "core/arithmetic.h"
+#include "core/memory.h"
+#include "core/rows.h"
 
-#include <math.h>
 #include <stdatomic.h>
 #include <stdlib.h>
 #include <string.h>
@@ -38,7 +36,7 @@ enum {
 struct ef_gram {
     const ef_kernels *kernels; /* those in use when it was made; its panels are for them */
     size_t d, p;
-    size_t width, n_panels; /* a panel's columns; by OpenBLAS d, in one panel */
+    size_t width, n_panels; /* a panel's columns, and how many panels there are */
     bool exact;             /* float64 throughout */
     float *basis;           /* (p, d) */
     size_t capacity;        /* rows that a chunk holds, a multiple of EF_RUN */
@@ -65,40 +63,33 @@ ef_status ef_gram_new(size_t d, const float *basis, size_t p, ef_gram **result, 
     if (d == 0 || d > EF_MAX_COLUMNS || p > EF_MAX_PEEL)
         return EF_TOO_LARGE;
     const ef_kernels *kernels = ef_active_kernels();
-    const bool by_openblas = kernels->products_by_openblas;
-    p = by_openblas ? 0 : p; /* nothing to peel: dsyrk is exact */
     const bool exact = p == 0;
     const size_t item = exact ? sizeof(double) : sizeof(float);
-    const size_t width = by_openblas ? d : kernels->product.columns;
+    const size_t width = kernels->product.columns;
     const size_t n_panels = ef_ceil_div(d + p, width), row_bytes = n_panels * width * item;
-    size_t capacity = CHUNK_BYTES / row_bytes / EF_RUN * EF_RUN;
-    capacity = capacity < CHUNK_RUNS * EF_RUN ? CHUNK_RUNS * EF_RUN : capacity;
-    const size_t tiles_bytes = n_pairs(n_panels) * width * width * sizeof(double);
+    const size_t runs = ef_most(CHUNK_BYTES / row_bytes / EF_RUN, CHUNK_RUNS);
+    const size_t tiles_size = n_pairs(n_panels) * width * width;
 
-    void *tiles = NULL, *panels = NULL;
-    ef_gram *gram = malloc(sizeof *gram);
-    float *copy = malloc((p * d + 1) * sizeof(float));
-    if (gram == NULL || copy == NULL || posix_memalign(&tiles, 64, tiles_bytes) != 0 ||
-        posix_memalign(&panels, 64, capacity * row_bytes) != 0) {
-        free(tiles);
-        free(copy);
-        free(gram);
-        detail->count = tiles_bytes + capacity * row_bytes;
+    ef_gram *gram = ef_new_array(1, sizeof *gram, detail);
+    if (gram == NULL)
         return EF_NO_MEMORY;
-    }
-    memset(tiles, 0, tiles_bytes);
-    if (p > 0)
-        memcpy(copy, basis, p * d * sizeof(float));
     *gram = (ef_gram){.kernels = kernels,
                       .d = d,
                       .p = p,
                       .width = width,
                       .n_panels = n_panels,
                       .exact = exact,
-                      .basis = copy,
-                      .capacity = capacity,
-                      .panels = panels,
-                      .tiles = tiles};
+                      .capacity = runs * EF_RUN};
+    gram->basis = ef_new_array(p * d, sizeof(float), detail);
+    gram->panels = ef_new_array(gram->capacity, row_bytes, detail);
+    gram->tiles = ef_new_array(tiles_size, sizeof(double), detail);
+    if (gram->basis == NULL || gram->panels == NULL || gram->tiles == NULL) {
+        ef_gram_free(gram);
+        return EF_NO_MEMORY;
+    }
+    memset(gram->tiles, 0, tiles_size * sizeof(double));
+    if (p > 0)
+        memcpy(gram->basis, basis, p * d * sizeof(float));
     *result = gram;
     return EF_OK;
 }
@@ -120,20 +111,6 @@ static void widen_f64(const ef_kernels *kernels, ef_matrix w, size_t index, doub
         memcpy(row, ef_row(w, index), w.n_cols * sizeof(double));
     else
         kernels->f32_to_f64(ef_row_f32(kernels, w, index, room), row, w.n_cols);
-}
-
-static bool all_finite_f64(const double *values, size_t n) {
-    double sum = 0.0; /* infinity and NaN times zero are NaN */
-    for (size_t i = 0; i < n; i++)
-        sum += values[i] * 0.0;
-    return sum == 0.0;
-}
-
-static bool all_finite_f32(const float *values, size_t n) {
-    float sum = 0.0f;
-    for (size_t i = 0; i < n; i++)
-        sum += values[i] * 0.0f;
-    return sum == 0.0f;
 }
 
 /* Copies n rows (n, padded d) into each panel, from row `first` of the chunk on. */
@@ -161,7 +138,7 @@ static void prepare_f64(packing *job, size_t first, size_t n, double *rows) {
         double *row = rows + r * padded;
         widen_f64(job->gram->kernels, job->w, first + r, row, (float *)(rows + PACK_ROWS * padded));
         memset(row + d, 0, (padded - d) * sizeof(double));
-        if (!all_finite_f64(row, d))
+        if (!ef_row_finite(job->w, first + r))
             atomic_store(&job->finite, false);
     }
 }
@@ -172,12 +149,10 @@ static void prepare_f32(packing *job, size_t first, size_t n, float *rows) {
     const size_t d = gram->d, p = gram->p, padded = gram->n_panels * gram->width;
     for (size_t r = 0; r < n; r++) {
         float *row = rows + r * padded, *parts = row + d;
-        const float *source = ef_row_f32(gram->kernels, job->w, first + r, row);
-        if (source != row)
-            memcpy(row, source, d * sizeof(float));
+        ef_copy_row_f32(gram->kernels, job->w, first + r, row);
         gram->kernels->peel_f32(row, d, gram->basis, p, parts);
         memset(parts + p, 0, (padded - d - p) * sizeof(float));
-        if (!all_finite_f32(parts, p)) /* NaN and infinity reach the parts */
+        if (!ef_finite_f32(parts, p)) /* NaN and infinity reach the parts */
             atomic_store(&job->finite, false);
     }
 }
@@ -202,15 +177,11 @@ static void pack_task(void *context, size_t slot) {
 }
 
 /* Counts the rows that are not finite; EF_OVERFLOW if there are none. */
-static ef_status find_bad_rows(packing *job, ef_matrix w, ef_detail *detail) {
-    double *row = job->scratch;
-    float *room = (float *)(row + w.n_cols);
+static ef_status find_bad_rows(ef_matrix w, ef_detail *detail) {
     detail->count = 0;
-    for (size_t r = 0; r < w.n_rows; r++) {
-        widen_f64(job->gram->kernels, w, r, row, room);
-        if (!all_finite_f64(row, w.n_cols) && detail->count++ == 0)
+    for (size_t r = 0; r < w.n_rows; r++)
+        if (!ef_row_finite(w, r) && detail->count++ == 0)
             detail->row = r;
-    }
     return detail->count > 0 ? EF_NOT_FINITE : EF_OVERFLOW;
 }
 
@@ -261,24 +232,12 @@ static void multiply_task(void *context, size_t index) {
     }
 }
 
-/* The same for the only panel. Fortran's columns are our rows, its lower triangle our upper. */
-static void multiply_by_openblas(const ef_gram *gram, size_t n_threads) {
-    const int d = (int)gram->d, n = (int)gram->n_rows;
-    const double one = 1.0;
-    ef_enter_openblas(n_threads);
-    BLAS(dsyrk_)("L", "N", &d, &n, &one, gram->panels, &d, &one, gram->tiles, &d, 1, 1);
-    ef_leave_openblas();
-}
-
 /* Multiplies what the chunk holds and empties it. */
 static void multiply_chunk(ef_gram *gram, size_t n_threads) {
     product job = {.gram = gram,
                    .n_rows = ef_ceil_div(gram->n_panels, GROUP_I),
                    .n_columns = ef_ceil_div(gram->n_panels, GROUP_J)};
-    if (gram->kernels->products_by_openblas)
-        multiply_by_openblas(gram, n_threads);
-    else
-        ef_parallel_for(n_threads, job.n_rows * job.n_columns, multiply_task, &job);
+    ef_parallel_for(n_threads, job.n_rows * job.n_columns, multiply_task, &job);
     gram->n_rows = 0;
 }
 
@@ -286,12 +245,9 @@ ef_status ef_gram_add(ef_gram *gram, ef_matrix w, size_t n_threads, ef_detail *d
     packing job = {.gram = gram};
     const size_t padded = gram->n_panels * gram->width;
     n_threads = ef_least(n_threads, ef_ceil_div(w.n_rows, PACK_ROWS) + 1);
-    const size_t bytes = n_threads * (PACK_ROWS + 1) * padded * sizeof(double);
-    job.scratch = malloc(bytes);
-    if (job.scratch == NULL) {
-        detail->count = bytes;
+    job.scratch = ef_new_array(n_threads, (PACK_ROWS + 1) * padded * sizeof(double), detail);
+    if (job.scratch == NULL)
         return EF_NO_MEMORY;
-    }
     atomic_init(&job.finite, true);
     ef_status status = EF_OK;
     for (size_t done = 0; done < w.n_rows && status == EF_OK; done += job.w.n_rows) {
@@ -302,7 +258,7 @@ ef_status ef_gram_add(ef_gram *gram, ef_matrix w, size_t n_threads, ef_detail *d
         ef_parallel_for(n_threads, n_threads, pack_task, &job);
         gram->n_rows += job.w.n_rows;
         if (!atomic_load(&job.finite))
-            status = find_bad_rows(&job, w, detail);
+            status = find_bad_rows(w, detail);
         else if (gram->n_rows == gram->capacity)
             multiply_chunk(gram, n_threads);
     }
@@ -338,12 +294,10 @@ static void add_peeled(const ef_gram *gram, double *out, double *cross) {
 }
 
 ef_status ef_gram_finish(ef_gram *gram, double *out, size_t n_threads, ef_detail *detail) {
-    const size_t d = gram->d, bytes = (gram->p * d + 1) * sizeof(double);
-    double *cross = malloc(bytes);
-    if (cross == NULL) {
-        detail->count = bytes;
+    const size_t d = gram->d;
+    double *cross = ef_new_array(gram->p * d, sizeof(double), detail);
+    if (cross == NULL)
         return EF_NO_MEMORY;
-    }
     multiply_chunk(gram, n_threads);
     for (size_t i = 0; i < d; i++)
         for (size_t j = i; j < d; j++)

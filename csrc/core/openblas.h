@@ -14,13 +14,6 @@
 #define BLAS(name) JOIN(BLAS_SYMBOL_PREFIX, name)
 
 /* Fortran's functions; the last arguments are the lengths of the strings. */
-void BLAS(sgemm_)(const char *transa, const char *transb, const int *m, const int *n, const int *k,
-                  const float *alpha, const float *a, const int *lda, const float *b,
-                  const int *ldb, const float *beta, float *c, const int *ldc, size_t transa_length,
-                  size_t transb_length);
-void BLAS(dsyrk_)(const char *uplo, const char *trans, const int *n, const int *k,
-                  const double *alpha, const double *a, const int *lda, const double *beta,
-                  double *c, const int *ldc, size_t uplo_length, size_t trans_length);
 void BLAS(dsytrd_)(const char *uplo, const int *n, double *a, const int *lda, double *d, double *e,
                    double *tau, double *work, const int *lwork, int *info, size_t uplo_length);
 void BLAS(dstedc_)(const char *compz, const int *n, double *d, double *e, double *z, const int *ldz,

@@ -14,18 +14,15 @@
  * rows show in the result.
  *
  * What is too short or too long for the scaling, zero among it, goes on to the exact product with
- * everything; so do rows with NaN or infinity, which is found out there.
- *
- * Where there are no kernels, OpenBLAS's product in float32 takes the place of that of integers;
- * the two ways of adding up d products differ by less than d 2^-22 |w| |x|. */
-#include "openblas.h"
-#include "rows.h"
+ * everything; so do rows with NaN or infinity, which is found out there. */
+#include "core/embedfilter.h"
+#include "core/arithmetic.h"
+#include "core/memory.h"
+#include "core/rows.h"
 
-#include <limits.h>
 #include <math.h>
 #include <pthread.h>
 #include <stdlib.h>
-#include <string.h>
 
 enum {
     AHEAD = 8, /* rows that are fetched while one is multiplied, where it is widened first */
@@ -118,25 +115,24 @@ void ef_lens_free(ef_lens *lens) {
 }
 
 /* Allocates what the vectors need; false if there is no memory for it. */
-static bool allocate(ef_lens *lens) {
-    const size_t n = lens->n;
-    const size_t panels_size = lens->n_panels * lens->kernels->lens.columns * lens->n_pairs * 2;
-    void *panels = NULL;
-    if (posix_memalign(&panels, 64, (panels_size + 1) * sizeof *lens->panels) != 0)
-        return false;
-    lens->panels = panels;
-    lens->x = malloc(n * lens->d * sizeof *lens->x);
-    lens->factors = malloc(n * sizeof *lens->factors);
-    lens->heaps = malloc(n * lens->k * sizeof *lens->heaps);
-    lens->bests = malloc(n * sizeof *lens->bests);
-    if (lens->x == NULL || lens->factors == NULL || lens->heaps == NULL || lens->bests == NULL)
+static bool allocate(ef_lens *lens, ef_detail *detail) {
+    const size_t n = lens->n, n_columns = lens->n_panels * lens->kernels->lens.columns;
+    lens->panels = ef_new_array(n_columns * lens->n_pairs, 2 * sizeof *lens->panels, detail);
+    lens->x = ef_new_array(n * lens->d, sizeof *lens->x, detail);
+    lens->factors = ef_new_array(n, sizeof *lens->factors, detail);
+    lens->heaps = ef_new_array(n * lens->k, sizeof *lens->heaps, detail);
+    lens->bests = ef_new_array(n, sizeof *lens->bests, detail);
+    if (lens->panels == NULL || lens->x == NULL || lens->factors == NULL || lens->heaps == NULL ||
+        lens->bests == NULL)
         return false;
     for (; lens->n_ready < n; lens->n_ready++) {
         best *b = &lens->bests[lens->n_ready];
         *b = (best){.heap = lens->heaps + lens->n_ready * lens->k};
         atomic_init(&b->least, -INFINITY);
-        if (pthread_mutex_init(&b->mutex, NULL) != 0)
+        if (pthread_mutex_init(&b->mutex, NULL) != 0) {
+            detail->count = sizeof b->mutex;
             return false;
+        }
     }
     return true;
 }
@@ -152,13 +148,9 @@ static ef_status copy_vectors(ef_lens *lens, ef_matrix x, ef_detail *detail) {
     const ef_kernels *kernels = lens->kernels;
     for (size_t i = 0; i < lens->n; i++) {
         float *row = lens->x + i * lens->d;
-        const float *source = ef_row_f32(kernels, x, i, row);
-        if (source != row)
-            memcpy(row, source, lens->d * sizeof(float));
-        if (!isfinite(kernels->squares_f32(row, lens->d))) {
-            detail->row = i;
-            return ef_row_finite(x, i) ? EF_OVERFLOW : EF_NOT_FINITE;
-        }
+        ef_copy_row_f32(kernels, x, i, row);
+        if (!isfinite(kernels->squares_f32(row, lens->d)))
+            return ef_row_status(x, i, detail);
         lens->factors[i] = factor_of(kernels, row, lens->d);
     }
     return EF_OK;
@@ -188,18 +180,16 @@ ef_status ef_lens_new(ef_matrix x, size_t k, ef_lens **result, ef_detail *detail
         return EF_TOO_LARGE;
     const ef_kernels *kernels = ef_active_kernels();
     const size_t columns = kernels->lens.columns;
-    ef_lens *lens = malloc(sizeof *lens);
-    if (lens != NULL)
-        *lens = (ef_lens){.kernels = kernels,
-                          .n = n,
-                          .k = k,
-                          .d = d,
-                          .n_pairs = d / 2 + d % 2,
-                          .n_panels = n > FEW ? ef_ceil_div(n, columns) : 0};
-    ef_status status = EF_NO_MEMORY;
-    detail->count = n * (6 * d + sizeof(found) * k + sizeof(best));
-    if (lens != NULL && allocate(lens))
-        status = copy_vectors(lens, x, detail);
+    ef_lens *lens = ef_new_array(1, sizeof *lens, detail);
+    if (lens == NULL)
+        return EF_NO_MEMORY;
+    *lens = (ef_lens){.kernels = kernels,
+                      .n = n,
+                      .k = k,
+                      .d = d,
+                      .n_pairs = ef_ceil_div(d, 2),
+                      .n_panels = n > FEW ? ef_ceil_div(n, columns) : 0};
+    const ef_status status = allocate(lens, detail) ? copy_vectors(lens, x, detail) : EF_NO_MEMORY;
     if (status != EF_OK) {
         ef_lens_free(lens);
         return status;
@@ -366,72 +356,23 @@ static void rows_task(void *context, size_t slot) {
     }
 }
 
-/* The same by OpenBLAS, which shares its products between its own threads. Fortran's columns are
- * our rows: y = x w^T. */
-static void screen_by_openblas(job *j, size_t n_threads) {
-    const ef_lens *lens = j->lens;
-    const size_t d = lens->d;
-    float *rows = (float *)j->memory, *y = rows + j->block_rows * d; /* (block_rows, n) */
-    const int m = (int)lens->n, k = (int)d;
-    const float one = 1.0f, zero = 0.0f;
-    for (size_t first = 0; first < j->w.n_rows; first += j->block_rows) {
-        const size_t n = ef_least(j->block_rows, j->w.n_rows - first);
-        for (size_t r = 0; r < n; r++) {
-            float *room = rows + r * d;
-            const float *row = ef_row_f32(lens->kernels, j->w, first + r, room);
-            if (row != room)
-                memcpy(room, row, d * sizeof(float));
-        }
-        const int columns = (int)n;
-        ef_enter_openblas(n_threads);
-        BLAS(sgemm_)("T", "N", &m, &columns, &k, &one, lens->x, &k, rows, &k, &zero, y, &m, 1, 1);
-        ef_leave_openblas();
-        for (size_t r = 0; r < n; r++) {
-            const float factor = factor_of(lens->kernels, rows + r * d, d);
-            for (size_t v = 0; v < lens->n; v++) {
-                const float least =
-                    atomic_load_explicit(&lens->bests[v].least, memory_order_relaxed);
-                /* Infinite where either is not scaled. */
-                const float margin =
-                    0x1p-22f * (float)d * LENGTH / factor * LENGTH / lens->factors[v];
-                if (!(y[r * lens->n + v] + margin < least))
-                    consider(j, first + r, v, 1, rows + r * d);
-            }
-        }
-    }
-}
-
 ef_status ef_lens_add(ef_lens *lens, ef_matrix w, size_t n_threads, ef_detail *detail) {
     if (w.n_rows > UINT32_MAX - lens->n_rows)
         return EF_TOO_LARGE;
     const size_t packed_bytes = lens->n_pairs * 2 * sizeof(int16_t);
     job j = {.lens = lens, .w = w};
     const size_t tile = lens->kernels->lens.rows;
-    const bool by_openblas =
-        lens->kernels->products_by_openblas && lens->n <= INT_MAX && lens->d <= INT_MAX;
     j.block_rows = ef_least(BLOCK_ROWS, (BLOCK_BYTES / packed_bytes / tile + 1) * tile);
-    j.slot_bytes = by_openblas ? j.block_rows * (lens->d + lens->n) * sizeof(float)
-                               : tile * lens->d * sizeof(float) + j.block_rows * packed_bytes;
-    j.slot_bytes = (j.slot_bytes + 63) / 64 * 64;
+    j.slot_bytes = ef_round_up(tile * lens->d * sizeof(float) + j.block_rows * packed_bytes, 64);
     atomic_init(&j.next, 0);
     atomic_init(&j.bad_row, w.n_rows);
-    void *memory = NULL;
-    const size_t n_slots = by_openblas ? 1 : n_threads, bytes = n_slots * j.slot_bytes;
-    if (j.slot_bytes > SIZE_MAX / n_slots || posix_memalign(&memory, 64, bytes) != 0) {
-        detail->count = bytes;
+    j.memory = ef_new_array(n_threads, j.slot_bytes, detail);
+    if (j.memory == NULL)
         return EF_NO_MEMORY;
-    }
-    j.memory = memory;
-    if (by_openblas)
-        screen_by_openblas(&j, n_threads);
-    else
-        ef_parallel_for(n_threads, n_threads, rows_task, &j);
-    free(memory);
+    ef_parallel_for(n_threads, n_threads, rows_task, &j);
+    free(j.memory);
     lens->n_rows += w.n_rows;
-    detail->row = atomic_load(&j.bad_row);
-    if (detail->row == w.n_rows)
-        return EF_OK;
-    return ef_row_finite(w, detail->row) ? EF_OVERFLOW : EF_NOT_FINITE;
+    return ef_row_status(w, atomic_load(&j.bad_row), detail);
 }
 
 /* ---- the end ------------------------------------------------------------- */

@@ -1,8 +1,6 @@
 /* The Python module: the type Lens. */
 #define NO_IMPORT_ARRAY
-#include "module.h"
-
-#include <stdatomic.h>
+#include "python/module.h"
 
 typedef struct lens_object {
     PyObject_HEAD
@@ -67,10 +65,8 @@ static void lens_dealloc(lens_object *self) {
 /* Begins a call of the core, which takes a lens from one thread at a time, and none that has
  * come to its end. Returns 0, or -1 with an exception. */
 static int enter_lens(lens_object *self) {
-    if (atomic_flag_test_and_set(&self->busy)) {
-        PyErr_SetString(PyExc_RuntimeError, "the lens is in use by another thread");
+    if (enter(&self->busy, "lens") < 0)
         return -1;
-    }
     if (!self->finished)
         return 0;
     atomic_flag_clear(&self->busy);
@@ -103,9 +99,7 @@ static PyObject *lens_add(lens_object *self, PyObject *args) {
     self->n_rows += w.n_rows;
     self->finished = status != EF_OK;
     atomic_flag_clear(&self->busy);
-    if (status != EF_OK)
-        return raise_status(status, detail);
-    Py_RETURN_NONE;
+    return none_or_raise(status, detail);
 }
 
 PyDoc_STRVAR(lens_finish_doc,

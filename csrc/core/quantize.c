@@ -1,5 +1,6 @@
 /* The final form of a projected row: unit length, then the output's type. */
-#include "quantize.h"
+#include "core/quantize.h"
+#include "core/arithmetic.h"
 
 #include <math.h>
 
@@ -19,7 +20,7 @@ size_t ef_output_row_bytes(ef_precision precision, size_t k) {
     case EF_OUT_U8:
         return k;
     case EF_OUT_BITS:
-        return k / 8 + (k % 8 != 0);
+        return ef_ceil_div(k, 8);
     }
     return 0;
 }

@@ -1,5 +1,5 @@
 /* Which instruction sets this machine can run, and the table of kernels in use. */
-#include "embedfilter.h"
+#include "core/embedfilter.h"
 #include "kernels/kernels.h"
 
 #include <stdatomic.h>
@@ -36,37 +36,38 @@ static bool has_avx512(void) {
 }
 #endif
 
-enum { MAX_ISAS = 4 };
-static const ef_kernels *available[MAX_ISAS];
-static size_t n_available;
-static ef_kernels generic; /* OpenBLAS's products, the rest as scalar */
+enum { MAX_ISAS = 3 };
+static ef_kernels tables[MAX_ISAS]; /* scalar first, the best last; written by detect alone */
+static size_t n_tables;
 static _Atomic(const ef_kernels *) active;
+
+/* Makes the next table: an instruction set's own functions over those of the table before. */
+static void add(ef_lay *lay) {
+    tables[n_tables] = tables[n_tables - 1];
+    lay(&tables[n_tables++]);
+}
 
 /* Runs when the library is loaded, before any other function of it. */
 __attribute__((constructor)) static void detect(void) {
+    tables[n_tables++] = ef_kernels_scalar;
 #if defined(__x86_64__)
     if (has_avx2()) {
+        add(ef_lay_avx2);
         if (has_avx512())
-            available[n_available++] = &ef_kernels_avx512;
-        available[n_available++] = &ef_kernels_avx2;
+            add(ef_lay_avx512);
     }
 #elif defined(__aarch64__)
-    available[n_available++] = &ef_kernels_neon; /* part of the base architecture */
+    add(ef_lay_neon); /* part of the base architecture */
 #endif
-    generic = ef_kernels_scalar;
-    generic.isa = "generic";
-    generic.products_by_openblas = true;
-    available[n_available++] = &generic;
-    available[n_available++] = &ef_kernels_scalar;
-    atomic_store(&active, available[0]);
+    atomic_store(&active, &tables[n_tables - 1]);
 }
 
 size_t ef_isa_count(void) {
-    return n_available;
+    return n_tables;
 }
 
 const char *ef_isa_name(size_t index) {
-    return available[index]->isa;
+    return tables[n_tables - 1 - index].isa;
 }
 
 const char *ef_get_isa(void) {
@@ -74,9 +75,9 @@ const char *ef_get_isa(void) {
 }
 
 ef_status ef_set_isa(const char *name) {
-    for (size_t i = 0; i < n_available; i++) {
-        if (strcmp(available[i]->isa, name) == 0) {
-            atomic_store(&active, available[i]);
+    for (size_t i = 0; i < n_tables; i++) {
+        if (strcmp(tables[i].isa, name) == 0) {
+            atomic_store(&active, &tables[i]);
             return EF_OK;
         }
     }

@@ -3,20 +3,19 @@
  * (quantize.c) while they are in the cache.
  *
  * Threads share the rows where there are many, else the panels; every number is the same
- * chain of operations either way. Where there are no kernels, OpenBLAS multiplies. */
-#include "openblas.h"
-#include "quantize.h"
-#include "rows.h"
+ * chain of operations either way. */
+#include "core/embedfilter.h"
+#include "core/arithmetic.h"
+#include "core/memory.h"
+#include "core/quantize.h"
+#include "core/rows.h"
 
-#include <limits.h>
-#include <math.h>
 #include <stdatomic.h>
 #include <stdlib.h>
 #include <string.h>
 
 enum {
     BLOCK_ROWS = 96, /* rows that share one pass over the filter, a multiple of any tile's rows */
-    OPENBLAS_ROWS = 256, /* of a product by OpenBLAS */
     /* Up to so many rows, threads share the panels; of a filter of more bytes than caches hold,
      * so that each panel is read from memory once, up to BLOCK_ROWS. */
     FEW_ROWS = 24,
@@ -29,7 +28,7 @@ struct ef_filter {
     size_t n_used;   /* panels that hold components */
     size_t n_panels; /* the same, made even: a single row takes two panels at a time */
     /* Runs of EF_RUN inputs, the last one shorter; in each run (n_panels, run, columns): column c
-     * of panel p is component p * columns + c. For OpenBLAS: the components (k, d). */
+     * of panel p is component p * columns + c. */
     float *matrix;
     float *bias; /* (k), or NULL */
 };
@@ -37,14 +36,6 @@ struct ef_filter {
 /* Panel p of the run of n inputs that begins with input `first`. */
 static float *panel_at(const ef_filter *filter, size_t first, size_t n, size_t p) {
     return filter->matrix + (first * filter->n_panels + n * p) * filter->kernels->product.columns;
-}
-
-/* A copy of n floats, NULL where memory is short. */
-static float *copy_of(const float *values, size_t n) {
-    float *copy = malloc(n * sizeof *copy);
-    if (copy != NULL)
-        memcpy(copy, values, n * sizeof *copy);
-    return copy;
 }
 
 /* Lays the components (k, d) out as panels, zeros beyond the last one. */
@@ -61,49 +52,38 @@ static void pack(const ef_filter *filter, const float *components) {
     }
 }
 
+void ef_filter_free(ef_filter *filter) {
+    if (filter == NULL)
+        return;
+    free(filter->matrix);
+    free(filter->bias);
+    free(filter);
+}
+
 ef_status ef_filter_new(const float *components, const float *bias, size_t k, size_t d,
                         ef_filter **filter, ef_detail *detail) {
     const ef_kernels *kernels = ef_active_kernels();
-    const bool by_openblas = kernels->products_by_openblas;
     const size_t columns = kernels->product.columns, n_used = ef_ceil_div(k, columns);
-    const size_t n_panels = n_used + n_used % 2;
-    if (by_openblas && (d > INT_MAX || k > INT_MAX - 2 * columns)) /* its sizes are int */
-        return EF_TOO_LARGE;
+    const size_t n_panels = ef_round_up(n_used, 2);
     /* A block of rows, too, is a fraction of this. */
-    if (d > SIZE_MAX / (4 * OPENBLAS_ROWS * sizeof(float) * columns) / (n_panels + 1))
+    if (d > SIZE_MAX / (4 * BLOCK_ROWS * sizeof(float) * columns) / (n_panels + 1))
         return EF_TOO_LARGE;
-    const size_t bytes = (by_openblas ? k : n_panels * columns) * d * sizeof(float);
-    ef_filter *new = malloc(sizeof *new);
-    float *own_bias = bias != NULL ? copy_of(bias, k) : NULL;
-    void *matrix = NULL;
-    if (new == NULL || (bias != NULL && own_bias == NULL) ||
-        posix_memalign(&matrix, 64, bytes) != 0) {
-        free(own_bias);
-        free(new);
-        detail->count = bytes;
+    ef_filter *new = ef_new_array(1, sizeof *new, detail);
+    if (new == NULL)
+        return EF_NO_MEMORY;
+    *new = (ef_filter){.kernels = kernels, .k = k, .d = d, .n_used = n_used, .n_panels = n_panels};
+    new->matrix = ef_new_array(n_panels * columns, d * sizeof(float), detail);
+    if (bias != NULL)
+        new->bias = ef_new_array(k, sizeof(float), detail);
+    if (new->matrix == NULL || (bias != NULL && new->bias == NULL)) {
+        ef_filter_free(new);
         return EF_NO_MEMORY;
     }
-    *new = (ef_filter){.kernels = kernels,
-                       .k = k,
-                       .d = d,
-                       .n_used = n_used,
-                       .n_panels = n_panels,
-                       .matrix = matrix,
-                       .bias = own_bias};
-    if (by_openblas)
-        memcpy(matrix, components, bytes);
-    else
-        pack(new, components);
+    if (bias != NULL)
+        memcpy(new->bias, bias, k * sizeof(float));
+    pack(new, components);
     *filter = new;
     return EF_OK;
-}
-
-void ef_filter_free(ef_filter *filter) {
-    if (filter != NULL) {
-        free(filter->matrix);
-        free(filter->bias);
-    }
-    free(filter);
 }
 
 /* ---- rows in, rows out --------------------------------------------------- */
@@ -122,9 +102,8 @@ typedef struct job {
 
 /* The memory in which a block of rows is worked on. */
 typedef struct block {
-    float *rows;  /* (tile rows, inputs): rows widened, before they are interleaved */
-    float *tiles; /* (block_rows / tile rows, inputs, tile rows): interleaved; for OpenBLAS the
-                   * rows (block_rows, inputs) */
+    float *rows;  /* (tile rows, EF_RUN): rows widened, before they are interleaved */
+    float *tiles; /* (block_rows / tile rows, inputs, tile rows): interleaved */
     float *y;     /* (block_rows, padded k) */
 } block;
 
@@ -132,21 +111,16 @@ static size_t padded_k(const ef_filter *filter) {
     return filter->n_panels * filter->kernels->product.columns;
 }
 
-/* The inputs that are gathered at a time: a run; for OpenBLAS all. */
-static size_t inputs_of(const ef_filter *filter) {
-    return filter->kernels->products_by_openblas ? filter->d : EF_RUN;
-}
-
 /* Elements of a block. */
 static size_t block_size(const job *j) {
     const ef_filter *f = j->filter;
-    return (f->kernels->product.rows + j->block_rows) * inputs_of(f) + j->block_rows * padded_k(f);
+    return (f->kernels->product.rows + j->block_rows) * EF_RUN + j->block_rows * padded_k(f);
 }
 
 static block block_at(const job *j, size_t slot) {
-    const size_t tile = j->filter->kernels->product.rows, inputs = inputs_of(j->filter);
+    const size_t tile = j->filter->kernels->product.rows;
     float *memory = j->scratch + slot * block_size(j);
-    return (block){memory, memory + tile * inputs, memory + (tile + j->block_rows) * inputs};
+    return (block){memory, memory + tile * EF_RUN, memory + (tile + j->block_rows) * EF_RUN};
 }
 
 /* Interleaves the n rows of x, one run of inputs; the last tile repeats the last row. */
@@ -265,34 +239,6 @@ static void project_few(job *j, size_t n_threads) {
     ef_parallel_for(n_threads, j->x.n_rows, finish_task, &few);
 }
 
-/* Block after block; OpenBLAS shares the product between its threads, and ours, which would
- * be in their way, are left asleep. Fortran's columns are our rows: y^T = C x^T. */
-static void project_by_openblas(job *j, size_t n_threads) {
-    const ef_filter *f = j->filter;
-    const block b = block_at(j, 0);
-    const int k = (int)f->k, d = (int)f->d, padded = (int)padded_k(f);
-    const float one = 1.0f, zero = 0.0f;
-    const bool in_place =
-        j->x.dtype == EF_F32 && j->x.stride_bytes == (ptrdiff_t)(f->d * sizeof(float));
-    for (size_t first = 0; first < j->x.n_rows; first += j->block_rows) {
-        const size_t n_rows = ef_least(j->block_rows, j->x.n_rows - first);
-        for (size_t r = 0; r < n_rows && !in_place; r++) {
-            float *room = b.tiles + r * f->d;
-            const float *row = ef_row_f32(f->kernels, j->x, first + r, room);
-            if (row != room)
-                memcpy(room, row, f->d * sizeof(float));
-        }
-        const float *rows = in_place ? (const float *)ef_row(j->x, first) : b.tiles;
-        const int n = (int)n_rows;
-        ef_enter_openblas(n_threads);
-        BLAS(sgemm_)("T", "N", &k, &n, &d, &one, f->matrix, &d, rows, &d, &zero, b.y, &padded, 1,
-                     1);
-        ef_leave_openblas();
-        for (size_t r = 0; r < n_rows; r++)
-            finish_row(j, first + r, b.y + r * padded_k(f));
-    }
-}
-
 ef_status ef_project(const ef_filter *filter, ef_matrix x, ef_output form, void *out,
                      size_t n_threads, ef_detail *detail) {
     const size_t n = x.n_rows;
@@ -309,31 +255,18 @@ ef_status ef_project(const ef_filter *filter, ef_matrix x, ef_output form, void 
              .out = out,
              .row_bytes = ef_output_row_bytes(form.precision, filter->k)};
     /* Blocks of equal size for the threads, no larger than the cache likes. */
-    const bool by_openblas = filter->kernels->products_by_openblas;
-    const size_t most = by_openblas ? OPENBLAS_ROWS : BLOCK_ROWS;
-    const size_t share = few || by_openblas ? n : ef_ceil_div(n, n_threads);
-    const size_t n_blocks = ef_ceil_div(share, most);
-    const size_t tile = filter->kernels->product.rows;
-    j.block_rows = ef_ceil_div(ef_ceil_div(share, n_blocks), tile) * tile;
+    const size_t share = few ? n : ef_ceil_div(n, n_threads);
+    const size_t n_blocks = ef_ceil_div(share, BLOCK_ROWS);
+    j.block_rows = ef_round_up(ef_ceil_div(share, n_blocks), filter->kernels->product.rows);
     atomic_init(&j.next, 0);
     atomic_init(&j.bad_row, n);
-    const size_t slot_bytes = block_size(&j) * sizeof(float);
-    const size_t bytes = n_threads * slot_bytes;
-    void *scratch = NULL;
-    if (slot_bytes > SIZE_MAX / n_threads || posix_memalign(&scratch, 64, bytes) != 0) {
-        detail->count = bytes;
+    j.scratch = ef_new_array(n_threads, block_size(&j) * sizeof(float), detail);
+    if (j.scratch == NULL)
         return EF_NO_MEMORY;
-    }
-    j.scratch = scratch;
-    if (by_openblas)
-        project_by_openblas(&j, n_threads);
-    else if (few)
+    if (few)
         project_few(&j, n_threads);
     else
         ef_parallel_for(n_threads, n_threads, rows_task, &j);
-    free(scratch);
-    detail->row = atomic_load(&j.bad_row);
-    if (detail->row == n)
-        return EF_OK;
-    return ef_row_finite(x, detail->row) ? EF_OVERFLOW : EF_NOT_FINITE;
+    free(j.scratch);
+    return ef_row_status(x, atomic_load(&j.bad_row), detail);
 }
