@@ -7,12 +7,14 @@ and the same in a model of sentence-transformers.
 from __future__ import annotations
 
 import json
+import shutil
 import warnings
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
+import safetensors.numpy
 import tokenizers
 import torch
 import transformers
@@ -95,19 +97,6 @@ def f(base: Path) -> EmbedFilter:
     found = EmbedFilter.from_checkpoint(base)
     assert found.metadata["tensor"] == "lm_head.weight"
     return found
-
-
-@pytest.fixture(autouse=True)
-def doubts(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The input embeddings of these models are in doubt, whatever opening them says."""
-
-    def opened(source: Any, **options: Any) -> Any:
-        W = open_unembedding(source, **options)
-        if W.name.endswith("embed_tokens.weight"):
-            W.doubts = W.doubts or ("no head is stored",)
-        return W
-
-    monkeypatch.setattr(integration, "open_unembedding", opened)
 
 
 def invoke(*arguments: object) -> Result:
@@ -236,6 +225,20 @@ def test_what_does_not_fit_together(
         evaluate(TEXTS, base=narrow, encode_with=model)
 
 
+def test_the_base_is_named_where_it_is_doubted(st_model: Path, tmp_path: Path) -> None:
+    folder = tmp_path / "model"
+    shutil.copytree(st_model, folder)
+    card = "---\nbase_model:\n- Qwen/Qwen3-8B-Base\n---\n"
+    (folder / "README.md").write_text(card, encoding="utf-8")
+    with pytest.warns(UserWarning, match=r"names? .*'Qwen/Qwen3-8B-Base'"):
+        EmbedFilter.from_checkpoint(folder)
+    assert "Qwen/Qwen3-8B-Base" in run("inspect", folder).stdout
+    for damaged in (b"---\nbase_model: [", b"\xff", b""):
+        (folder / "README.md").write_bytes(damaged)
+        with pytest.warns(UserWarning, match=r"probably not the unembedding matrix"):
+            EmbedFilter.from_checkpoint(folder)
+
+
 # ---- What still does not suit -----------------------------------------------------------------
 
 
@@ -280,14 +283,32 @@ def test_a_known_head_is_compared_as_ever(f: EmbedFilter, base: Path, tmp_path: 
         embedfilter.encoder(other, base=base)
 
 
-def test_a_filter_of_the_wrong_matrix_is_told(model: Path, f: EmbedFilter) -> None:
-    with pytest.warns(UserWarning, match="probably not the unembedding matrix"):
+def test_a_filter_of_the_wrong_matrix_is_told(model: Path, tmp_path: Path) -> None:
+    with pytest.warns(UserWarning, match=r"config\.json says tie_word_embeddings=false, yet"):
         own = EmbedFilter.from_checkpoint(model)
+    own.save(tmp_path / "f.safetensors")  # it is told whenever the filter is used
     with pytest.warns(UserWarning, match=r"fitted to a matrix that is in doubt: config\.json says"):
-        embedfilter.encoder(model, filter=own, device="cpu")
+        embedfilter.encoder(model, filter=tmp_path / "f.safetensors", device="cpu")
+    with warnings.catch_warnings():  # and not where the user has said what to take
+        warnings.simplefilter("error")
+        named = EmbedFilter.from_checkpoint(model, tensor=own.metadata["tensor"])
+        embedfilter.encoder(model, filter=named, device="cpu")
 
 
 # ---- No head that can be read -----------------------------------------------------------------
+
+
+def test_a_packed_head(f: EmbedFilter, model: Path, tmp_path: Path) -> None:
+    """GPTQ's codes in place of the only matrix of the vocabulary's shape."""
+    tensors = {
+        f"embed_tokens.{part}": np.zeros((D, 8), np.int32)
+        for part in ("qweight", "qzeros", "g_idx")
+    }
+    safetensors.numpy.save_file(tensors, tmp_path / "model.safetensors")
+    (tmp_path / "config.json").write_bytes((model / "config.json").read_bytes())
+    with pytest.raises(HeadError, match="GPTQ"):
+        open_unembedding(tmp_path)
+    integration.check_matrix(f, tmp_path, "packed")
 
 
 def refused(*_: Any, **__: Any) -> Any:

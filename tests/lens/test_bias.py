@@ -107,6 +107,15 @@ def test_streamed_from_a_file(
         assert np.array_equal(found.logits, expected.logits)
 
 
+def test_as_a_checkpoint_has_it(W: NDArray, bias: NDArray, X: NDArray, tmp_path: Path) -> None:
+    path = tmp_path / "model.safetensors"
+    safetensors.numpy.save_file({"lm_head.weight": W, "lm_head.bias": bias}, path)
+    found = LogitLens(path).top_tokens(X, 6)
+    ids, logits = largest(W, bias, X, 6)
+    assert np.array_equal(found.ids, ids)
+    np.testing.assert_allclose(found.logits, logits, rtol=1e-5)
+
+
 def test_spectroscopy_is_of_the_matrix_alone(W: NDArray, bias: NDArray, X: NDArray) -> None:
     plain, biased = LogitLens(W).spectroscopy(X), lens_of(W, bias).spectroscopy(X)
     assert np.array_equal(plain.logit_energy, biased.logit_energy)
