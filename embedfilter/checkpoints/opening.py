@@ -7,16 +7,18 @@ import re
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from embedfilter.checkpoints.config import read_config
+from embedfilter.checkpoints.config import read_config, read_params
 from embedfilter.checkpoints.formats.array import open_array
-from embedfilter.checkpoints.formats.gguf_parts import open_gguf, without_later_parts
+from embedfilter.checkpoints.formats.gguf_parts import open_gguf
 from embedfilter.checkpoints.formats.numpy_file import NpyFile, NpzFile
 from embedfilter.checkpoints.formats.open_model import is_model, open_model
-from embedfilter.checkpoints.formats.safetensors import SafetensorsCheckpoint
 from embedfilter.checkpoints.formats.sharded import ShardedFolder
-from embedfilter.checkpoints.formats.torch_file import TorchFile
-from embedfilter.checkpoints.head.names import GGUF_NAMES, MODEL_NAMES, Choice
+from embedfilter.checkpoints.head.names import GGUF_NAMES, MODEL_NAMES, Choice, NameTable
 from embedfilter.checkpoints.head.open_head import open_head
+from embedfilter.checkpoints.layouts.finding import find_checkpoint
+from embedfilter.checkpoints.layouts.hub_cache import snapshot_in
+from embedfilter.checkpoints.layouts.other_tools import refuse_other_tools, refuse_start
+from embedfilter.checkpoints.layouts.wholes import open_whole
 from embedfilter.checkpoints.sentence_transformers import MODULES, transformer_folder
 from embedfilter.errors import CheckpointError
 from embedfilter.files.endings import GGUF, NPY, NPZ, PICKLES, SAFETENSORS, TORCH, ending
@@ -25,8 +27,6 @@ from embedfilter.files.input_file import InputFile
 from embedfilter.files.messages import shown
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
-
     from embedfilter.checkpoints.checkpoint import Checkpoint
     from embedfilter.checkpoints.config import ModelFacts
     from embedfilter.checkpoints.unembedding import Unembedding
@@ -41,12 +41,6 @@ _STARTS = {
     b"PK\x03\x04": ".bin",
     b"version https": ".safetensors",  # a Git LFS pointer, which its reader names
 }
-# What a model's folder is searched for: files of these names, or else one with such an ending.
-_PREFERENCES = (
-    (("model.safetensors.index.json", "model.safetensors"), SAFETENSORS),
-    ((), GGUF),
-    (("pytorch_model.bin.index.json", "pytorch_model.bin"), TORCH),
-)
 # A repository, and perhaps one of its files; huggingface_hub is stricter about its name.
 _HUB = re.compile(r"(\w[\w.-]*/\w[\w.-]*)(?:/(.+\.(?i:safetensors|gguf|json)))?", re.ASCII)
 _URL = re.compile(r"[a-z][a-z0-9+.-]*://", re.IGNORECASE)
@@ -125,7 +119,7 @@ def open_unembedding(
             f"revision: expected None for the local source {given}, found {revision!r}"
         )
     if path.is_dir():
-        return _open_folder(Folder(path), given, tensor)
+        return _open_folder(Folder(snapshot_in(path)), given, tensor)
     return _open_checkpoint(Folder(path.parent), InputFile(path), given, tensor)
 
 
@@ -162,31 +156,52 @@ def _open_checkpoint(
     tensor: str | None,
     facts: ModelFacts | None = None,
 ) -> Unembedding:
-    """Open a file of a folder by its ending, or else by how it starts."""
+    """Open the unembedding matrix of a checkpoint, by one of its files."""
+    try:
+        opened = _checkpoint_of(folder, file, tensor, facts)
+    except BaseException:
+        file.close()
+        raise
+    checkpoint, table, facts, known = opened
+    W = open_head(checkpoint, table, source=source, tensor=tensor, facts=facts, known=known)
+    W.reason += checkpoint.remark(W.name)
+    if W.tied and isinstance(checkpoint, ShardedFolder) and checkpoint.unread:
+        W.doubts += (
+            f"an output head that the index omits may be in {shown(checkpoint.unread[0])}, which "
+            "is not there or damaged: download the checkpoint anew",
+        )
+    return W
+
+
+def _checkpoint_of(
+    folder: Folder, file: InputFile, tensor: str | None, facts: ModelFacts | None
+) -> tuple[Checkpoint, NameTable, ModelFacts | None, Choice | None]:
+    """Open a file of a folder by its ending, or else by how it starts, and what belongs to it."""
+    refuse_other_tools(file.path, [file.path.name])
     kind = ending(file.path)
     if kind not in _ENDINGS:  # files of the Hub's cache have none
         kind = _ending_by_content(file)
     if kind in PICKLES:
-        file.close()
         raise CheckpointError(
             f"{file.path}: pickles are not read, which can run code; expected {_FORMATS}"
         )
-    table, known = MODEL_NAMES, None
-    checkpoint: Checkpoint
+    if kind in GGUF:
+        parts = open_gguf(folder, file, tensor)
+        return parts, GGUF_NAMES, parts.facts, None
+    if kind in (*NPY, *NPZ):
+        arrays = NpyFile(file) if kind in NPY else NpzFile(file)
+        known = None
+        if len(arrays.names) == 1:
+            known = Choice(arrays.names[0], tied=False, reason="the only array in the file")
+        return arrays, MODEL_NAMES, facts, known
     if kind in _INDEX:
-        checkpoint = ShardedFolder(folder, file)
-        facts = read_config(folder)
-    elif kind in GGUF:
-        checkpoint = open_gguf(folder, file, tensor)
-        table, facts = GGUF_NAMES, checkpoint.facts
-    elif kind in (*NPY, *NPZ):
-        checkpoint = NpyFile(file) if kind in NPY else NpzFile(file)
-        if len(checkpoint.names) == 1:
-            reason = "the only array in the file"
-            known = Choice(checkpoint.names[0], tied=False, reason=reason)
-    else:
-        checkpoint = TorchFile(file) if kind in TORCH else SafetensorsCheckpoint(file)
-    return open_head(checkpoint, table, source=source, tensor=tensor, facts=facts, known=known)
+        facts = facts or read_config(folder) or read_params(folder)
+        tied = None if facts is None else facts.tied
+        sharded = ShardedFolder(folder, file, tensor=tensor, tied=tied)
+        return sharded, MODEL_NAMES, facts, None
+    refuse_start(file)
+    whole, facts = open_whole(folder, file, kind, tensor, facts)
+    return whole, MODEL_NAMES, facts, None
 
 
 def _ending_by_content(file: InputFile) -> str:
@@ -197,7 +212,7 @@ def _ending_by_content(file: InputFile) -> str:
     # Safetensors have no magic number, but after the header's length comes a brace.
     if start[8:9] == b"{":
         return ".safetensors"
-    file.close()
+    refuse_start(file)
     found = f"a file that starts with {start!r}" if start else "an empty file"
     raise CheckpointError(f"{file.path}: not a checkpoint: expected {_FORMATS}, found {found}")
 
@@ -205,35 +220,10 @@ def _ending_by_content(file: InputFile) -> str:
 def _open_folder(folder: Folder, source: str, tensor: str | None) -> Unembedding:
     if folder.has(MODULES):
         folder = transformer_folder(folder)
-    name = _checkpoint_in(folder)
+    found = find_checkpoint(folder, _FORMATS)
     # Before the file is open, as a damaged config is an error.
-    facts = None if ending(name) in (*GGUF, *_INDEX) else read_config(folder)
-    return _open_checkpoint(folder, folder.open(name), source, tensor, facts)
-
-
-def _checkpoint_in(folder: Folder) -> str:
-    """Return the name of a folder's checkpoint, in the best format that is there."""
-    names = folder.names()
-    for preferred, endings in _PREFERENCES:
-        for name in preferred:
-            if name in names:
-                return name
-        found = without_later_parts(name for name in names if ending(name) in endings)
-        if found:
-            return _only_one(folder, found)
-    raise CheckpointError(f"{folder.path}: expected {_FORMATS}, found {_listed(names)}")
-
-
-def _only_one(folder: Folder, names: Sequence[str]) -> str:
-    if len(names) > 1:
-        raise CheckpointError(
-            f"{folder.path}: expected one checkpoint, found {len(names)}: {_listed(names)}; "
-            "pass the path of the right one"
-        )
-    return names[0]
-
-
-def _listed(names: Sequence[str]) -> str:
-    if not names:
-        return "nothing"
-    return ", ".join(shown(name) for name in names[:10]) + (", ..." if len(names) > 10 else "")
+    facts = None if ending(found.name) in GGUF else read_config(folder)
+    file = found.folder.open(found.name)
+    W = _open_checkpoint(found.folder, file, source, tensor, facts)
+    W.reason += found.remark
+    return W
