@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 from embedfilter.checkpoints.formats.safetensors import SafetensorsCheckpoint
@@ -94,18 +94,20 @@ def find_checkpoint(folder: Folder, expected: str) -> Found:
     stale = ""  # an index of whose files none is there
     for form in _FORMATS:
         if form.single in names:
-            return _single_or_parts(folder, form, form.single, names)
+            found = _single_or_parts(folder, form, form.single, names)
+            return replace(found, remark=found.remark + stale)
         if form.index in names:
             files = index_files(folder.open(form.index))
             if not files or files & set(names):
-                return Found(folder, form.index)
-            stale = stale or form.index
-        candidates = _candidates(names, form.endings)
+                return Found(folder, form.index, stale)
+            stale = f"; {form.index} beside it is not used: it names files that are not there"
+        # Beside an index other names than the usual ones may be those of anything.
+        candidates = [] if stale else _candidates(names, form.endings)
         if candidates:
-            remark = f"; {stale} names files that are not there" if stale else ""
-            return Found(folder, _only_one(folder, candidates), remark)
-    if stale:
-        return Found(folder, stale)  # its reader says which file is not there
+            return Found(folder, _only_one(folder, candidates))
+    for form in _FORMATS:
+        if form.index in names:
+            return Found(folder, form.index)  # its reader says which file is not there
     if _MLX in names:
         return Found(folder, _MLX)
     found = _deepspeed(folder, names)
