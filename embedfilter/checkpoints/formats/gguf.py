@@ -446,9 +446,7 @@ def _read_tensors(cursor: _Cursor, count: int, metadata: _Metadata) -> dict[str,
         # overlaps, holes, misaligned and wrapping offsets all differ from it. After a tensor
         # whose size is not known it is only some place further on.
         if offset != expected if exact else offset < expected or offset % alignment:
-            place = (
-                f"at byte {expected}" if exact else f"at a multiple of {alignment} from {expected}"
-            )
+            place = f"at byte {expected}" if exact else f"aligned, from byte {expected} on,"
             raise cursor.error(
                 f"tensor {shown(name)}: expected its data {place} of the data section, "
                 f"found {offset}"

@@ -94,8 +94,8 @@ def find_checkpoint(folder: Folder, expected: str) -> Found:
     stale = ""  # an index of whose files none is there
     for form in _FORMATS:
         if form.single in names:
-            found = _single_or_parts(folder, form, form.single, names)
-            return replace(found, remark=found.remark + stale)
+            single = _single_or_parts(folder, form, form.single, names)
+            return replace(single, remark=single.remark + stale)
         if form.index in names:
             files = index_files(folder.open(form.index))
             if not files or files & set(names):
@@ -173,13 +173,15 @@ def _candidates(names: list[str], endings: tuple[str, ...]) -> list[str]:
 def _deepspeed(folder: Folder, names: list[str]) -> Found | None:
     """Return the model of the step that ``latest`` names, or of the only one."""
     steps = [name for name in names if _STEP.fullmatch(name)]
-    tag = steps[0] if len(steps) == 1 else None
+    tag = None
     if _LATEST in names:
         with contextlib.suppress(CheckpointError, UnicodeDecodeError):
             file = folder.open(_LATEST)
             tag = file.read(0, min(file.size, _LONGEST_TAG)).tobytes().decode().strip()
             file.close()
-    if tag not in names or tag is None:
+    if tag is None and steps:
+        tag = _only_one(folder, steps)
+    if tag is None or tag not in names:
         return None
     inner = _inside(folder, tag)
     states = [name for name in inner if _MODEL_STATES.fullmatch(name)]

@@ -65,9 +65,8 @@ _LAYOUTS = (
         "save it with the state dict type FULL_STATE_DICT",
     ),
     _Layout(
-        r"(bf16_)?zero_pp_rank_\d+_mp_rank_\d+_(model|optim)_states\.pt|zero_to_fp32\.py"
-        r"|(bf16_)?zero_pp_rank_\d+.*",
-        "a part of a checkpoint of DeepSpeed (ZeRO)",
+        r"(bf16_|fp16_)?zero_pp_rank_\d+.*|zero_to_fp32\.py",
+        "of a checkpoint of DeepSpeed (ZeRO)",
         _ZERO,
     ),
     _Layout(
