@@ -144,9 +144,8 @@ def _join(folder: Folder, part: Part, given: Checkpoint, tensor: str | None) -> 
         wanted = "an output head" if tensor is None else f"the tensor {shown(tensor)}"
         raise CheckpointError(
             f"{given.where}: part {part.number} of {part.count} of a checkpoint, without {wanted} "
-            f"in it or in the others beside it; give the folder with all parts, or put "
-            f"{'its index and ' if len(there) == 1 else ''}the missing ones there: "
-            f"{_listed(missing)}"
+            f"in it or in the others beside it; give the folder with all parts, or put the "
+            f"missing ones there: {_listed(missing)}"
         )
     return parts
 

@@ -223,6 +223,15 @@ def test_deepspeeds_whole_model(tmp_path):
     check(tmp_path, H, "lm_head.weight")
 
 
+def test_lightnings_folder_of_deepspeed(tmp_path):
+    folder = tmp_path / "epoch=1.ckpt"
+    states(folder / "checkpoint" / STATES, module=None, state_dict=None)
+    (folder / "latest").write_text("checkpoint")
+    assert "python zero_to_fp32.py" in refused(folder)
+    states(folder / "checkpoint" / STATES)
+    check(folder, H, "lm_head.weight")
+
+
 @pytest.mark.parametrize(
     ("changes", "message"),
     [

@@ -168,7 +168,7 @@ def test_a_part_alone_is_refused(tmp_path, name):
     for source in (path, tmp_path):
         message = refused(source)
         assert f"part {part.number} of 2 of a checkpoint, without an output head" in message
-        assert message.endswith(f"or put its index and the missing ones there: '{other}'")
+        assert message.endswith(f"or put the missing ones there: '{other}'")
     # The others make it a whole.
     save(tmp_path / other, **{HEAD: H})
     for source in (path, tmp_path / other, tmp_path):
