@@ -17,7 +17,7 @@ from embedfilter.files.folder import Folder
 from embedfilter.files.json_file import read_json
 from embedfilter.files.messages import shown
 
-__all__ = ["ModelFacts", "facts_of", "read_config", "tokenizer_size"]
+__all__ = ["ModelFacts", "facts_of", "read_config", "read_params", "tokenizer_size"]
 
 _MAX_CONFIG = 16 << 20
 _MAX_TOKENIZER = 128 << 20
@@ -25,6 +25,7 @@ _MAX_TOKENIZER = 128 << 20
 _TEXT_SECTIONS = ("text_config", "llm_config", "language_config")
 _HIDDEN_SIZE = ("hidden_size", "n_embd", "d_model", "n_embed", "dim")
 _VOCAB_SIZE = ("vocab_size", "n_vocab")
+_TIED_IN_PARAMS = ("tied_embeddings", "tie_embeddings", "tie_word_embeddings")
 
 
 @dataclass(frozen=True)
@@ -161,6 +162,36 @@ def facts_of(config: dict[str, Any], *, where: str, folder: Folder | None = None
         folder=folder,
         model_type=next((s["model_type"] for s in sections if _is_name(s.get("model_type"))), None),
         settings={key: value for section in reversed(sections) for key, value in section.items()},
+    )
+
+
+def read_params(folder: Folder) -> ModelFacts | None:
+    """Return what params.json states, which Meta and Mistral put beside their weights.
+
+    Parameters
+    ----------
+    folder
+        The checkpoint's folder.
+
+    Returns
+    -------
+    ModelFacts or None
+        The facts; None where there is no such file, or another of that name.
+    """
+    if not folder.has("params.json"):
+        return None
+    params = read_json(folder.open("params.json"), "the parameters", limit=_MAX_CONFIG)
+    sizes = _sizes([params], ("dim",))
+    if not sizes:
+        return None
+    flags = [params.get(key) for key in _TIED_IN_PARAMS]
+    return ModelFacts(
+        where="params.json",
+        hidden_sizes=sizes,
+        vocab_sizes=_sizes([params], ("vocab_size",)),  # -1 of Llama 1 and 2 says nothing
+        tied=next((flag for flag in flags if isinstance(flag, bool)), None),
+        folder=folder,
+        settings=dict(params),
     )
 
 
