@@ -16,7 +16,7 @@ from embedfilter.checkpoints.formats.sharded import ShardedFolder
 from embedfilter.checkpoints.head.names import GGUF_NAMES, MODEL_NAMES, Choice, NameTable
 from embedfilter.checkpoints.head.open_head import open_head
 from embedfilter.checkpoints.layouts.finding import find_checkpoint
-from embedfilter.checkpoints.layouts.hub_cache import snapshot_in
+from embedfilter.checkpoints.layouts.hub_cache import named_file, snapshot_in
 from embedfilter.checkpoints.layouts.other_tools import refuse_other_tools, refuse_start
 from embedfilter.checkpoints.layouts.wholes import open_whole
 from embedfilter.checkpoints.sentence_transformers import MODULES, transformer_folder
@@ -120,6 +120,7 @@ def open_unembedding(
         )
     if path.is_dir():
         return _open_folder(Folder(snapshot_in(path)), given, tensor)
+    path = named_file(path)
     return _open_checkpoint(Folder(path.parent), InputFile(path), given, tensor)
 
 
