@@ -7,7 +7,7 @@ import re
 from dataclasses import dataclass
 from pathlib import Path
 
-from embedfilter.checkpoints.layouts.hub_cache import snapshot_in
+from embedfilter.checkpoints.layouts.hub_cache import named_file, snapshot_in
 from embedfilter.errors import CheckpointError
 from embedfilter.files.endings import GGUF, NPY, NPZ, PICKLES, SAFETENSORS, TORCH, ending
 from embedfilter.files.folder import Folder, exists
@@ -91,6 +91,7 @@ def locate(source: str | bytes | os.PathLike[str], revision: str | None = None) 
         )
     if path.is_dir():
         return Place(given, Folder(snapshot_in(path)))
+    path = named_file(path)
     return Place(given, Folder(path.parent), path.name, path)
 
 

@@ -13,7 +13,7 @@ from embedfilter.checkpoints.formats.gguf_parts import open_gguf
 from embedfilter.checkpoints.formats.numpy_file import NpyFile, NpzFile
 from embedfilter.checkpoints.formats.open_model import is_model, open_model
 from embedfilter.checkpoints.formats.sharded import ShardedFolder
-from embedfilter.checkpoints.head.choose import Choice
+from embedfilter.checkpoints.head.choose import Choice, is_tied
 from embedfilter.checkpoints.head.names import GGUF_NAMES, MODEL_NAMES, NameTable
 from embedfilter.checkpoints.head.open_head import open_head
 from embedfilter.checkpoints.layouts.finding import find_checkpoint
@@ -201,12 +201,22 @@ def _checkpoint_of(
         return arrays, MODEL_NAMES, facts, known
     if kind in _INDEX:
         facts = facts or read_config(folder) or read_params(folder)
-        tied = None if facts is None else facts.tied
+        tied = None if facts is None else is_tied(facts)
         sharded = ShardedFolder(folder, file, tensor=tensor, tied=tied)
         return sharded, MODEL_NAMES, facts, None
     refuse_start(file)
     whole, facts = open_whole(folder, file, kind, tensor, facts)
-    return whole, MODEL_NAMES, facts, None
+    return whole, MODEL_NAMES, facts or _facts_beside(folder, whole), None
+
+
+def _facts_beside(folder: Folder, whole: Checkpoint) -> ModelFacts | None:
+    """Return what a config.json beside a file says, if it may be that of this file."""
+    with contextlib.suppress(CheckpointError):
+        facts = read_config(folder)
+        shapes = {whole.shape(name)[-1:] for name in whole.names}
+        if facts is not None and any((size,) in shapes for size in facts.hidden_sizes or (0,)):
+            return facts
+    return None
 
 
 def _ending_by_content(file: InputFile) -> str:

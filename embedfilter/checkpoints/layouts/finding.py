@@ -50,7 +50,8 @@ _MODEL_STATES = re.compile(r"mp_rank_\d+_model_states\.pt", re.ASCII | re.IGNORE
 _STEP = re.compile(r"global_step\d+", re.ASCII)
 _LATEST = "latest"
 _LONGEST_TAG = 200
-_INNER = "checkpoint"  # of Orbax and its users
+# Folders in a model's folder into which other tools write: Orbax, Optimum.
+_INNER = ("checkpoint", "default", "state", "onnx", "openvino")
 
 
 @dataclass(frozen=True)
@@ -113,7 +114,10 @@ def find_checkpoint(folder: Folder, expected: str) -> Found:
     found = _deepspeed(folder, names)
     if found is None:
         refuse_other_tools(folder.path, names)
-        refuse_other_tools(folder.path / _INNER, _inside(folder, _INNER))
+        for inner in _INNER:
+            refuse_other_tools(
+                folder.path / inner, _inside(folder, inner) if inner in names else []
+            )
         raise CheckpointError(f"{folder.path}: expected {expected}, found {_listed(names)}")
     return found
 
@@ -149,8 +153,7 @@ def _several(folder: Folder, form: _Format, names: list[str]) -> tuple[str | Non
             return form.index, ""
         remark = f"; {form.index} beside it is not used: it names files that are not there"
     for name in _candidates(names, form.endings):
-        part = part_of(name)
-        if part is not None and not parts_beside(part, names)[1]:
+        if part_of(name) is not None and not _lacks_parts(name, names):
             return name, ""
     return None, remark
 
@@ -167,7 +170,15 @@ def _candidates(names: list[str], endings: tuple[str, ...]) -> list[str]:
     )
     # What Meta and Mistral publish beside the same in the layout of transformers.
     others = [name for name in found if not name.lower().startswith("consolidated")]
-    return others or found
+    if len(others) == len(found):
+        return found
+    whole = {name for name in found if not _lacks_parts(name, names)}
+    return [name for name in others if name in whole] or sorted(whole) or found
+
+
+def _lacks_parts(name: str, names: list[str]) -> bool:
+    part = part_of(name)
+    return part is not None and bool(parts_beside(part, names)[1])
 
 
 def _deepspeed(folder: Folder, names: list[str]) -> Found | None:

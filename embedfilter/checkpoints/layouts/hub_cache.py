@@ -11,8 +11,9 @@ from pathlib import Path
 from embedfilter.errors import CheckpointError
 from embedfilter.files.folder import exists
 from embedfilter.files.messages import shown
+from embedfilter.files.part_names import part_of
 
-__all__ = ["snapshot_in"]
+__all__ = ["named_file", "snapshot_in"]
 
 _SNAPSHOTS = "snapshots"
 _LONGEST_REF = 200
@@ -55,6 +56,30 @@ def snapshot_in(folder: Path) -> Path:
         f"{folder}: a repository in the Hub's cache: expected refs/main to name one of its "
         f"snapshots, or one snapshot, found {listed}; pass the path of the right one"
     )
+
+
+def named_file(path: Path) -> Path:
+    """Return a file under the name that says whether it is a part of several.
+
+    Parameters
+    ----------
+    path
+        A file, perhaps a blob of the Hub's cache or a link with a name of its own.
+
+    Returns
+    -------
+    Path
+        The same file in a snapshot, or where the link leads if the name there is a part's.
+    """
+    target = path.resolve()
+    if part_of(path.name) is None and part_of(target.name) is not None:
+        return target
+    repository = path.parent.parent
+    if path.parent.name == "blobs" and repository.name.startswith("models--"):
+        for link in sorted((repository / _SNAPSHOTS).rglob("*")):
+            if link.is_symlink() and link.resolve() == target:
+                return link
+    return path
 
 
 def _main(repository: Path) -> str | None:

@@ -90,6 +90,12 @@ _LAYOUTS = (
     ),
     _Layout(r"rank\d+\.engine|.*\.engine|.*\.plan", "an engine of TensorRT", _ORIGINAL),
     _Layout(
+        r".*model_part-\d+(-shard\d+)?\.pt|.*-shard\d+\.pt|model_mp\d+\.pt",
+        "a part of a model of fairseq or metaseq",
+        "put the parts together with metaseq's scripts (reshard_fsdp, reshard_mp), or pass the "
+        "model in the Hugging Face format",
+    ),
+    _Layout(
         r".*\.nemo",
         "an archive of NeMo",
         "convert it to the Hugging Face format with NeMo's scripts/checkpoint_converters, and "

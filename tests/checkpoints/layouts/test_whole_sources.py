@@ -250,6 +250,23 @@ def test_two_sets_of_parts(tmp_path):
     check(tmp_path, H, HEAD)  # the same, as Mistral publishes it, too
 
 
+def test_a_whole_file_beside_some_parts(tmp_path):
+    parts = split(tmp_path, index=False)
+    parts[1].unlink()
+    save(tmp_path / "consolidated.safetensors", **{EMBEDDING: E, HEAD: 2 * H})
+    check(tmp_path, 2 * H, HEAD)
+
+
+def test_a_link_to_a_part(tmp_path):
+    (tmp_path / "real").mkdir()
+    parts = split(tmp_path / "real", index=False)
+    link = tmp_path / "mine.safetensors"
+    link.symlink_to(parts[0])
+    check(link, H, HEAD)
+    parts[1].unlink()
+    assert "part 1 of 2 of a checkpoint" in refused(link)
+
+
 def test_a_trainers_files_are_no_checkpoints(tmp_path):
     split(tmp_path, index=False, ending="bin")
     for name in ("training_args.bin", "optimizer.pt", "scheduler.pt", "rng_state_0.pth"):
@@ -378,6 +395,19 @@ def test_the_hubs_cache_without_snapshots(tmp_path):
     assert "snapshots cannot be listed" in refused(repository)
     (repository / "snapshots").mkdir()
     assert "found none" in refused(repository)
+
+
+def test_a_blob_that_is_a_part(tmp_path):
+    repository = cache(tmp_path)
+    snapshot = repository / "snapshots" / COMMIT
+    snapshot.mkdir(parents=True)
+    for number, path in enumerate(split(tmp_path)):
+        blob = repository / "blobs" / (f"{number}" * 64)
+        path.rename(blob)
+        (snapshot / path.name).symlink_to(Path("../../blobs") / blob.name)
+    check(repository / "blobs" / ("0" * 64), H, HEAD)
+    (snapshot / PART.format(2)).unlink()
+    assert "part 1 of 2 of a checkpoint" in refused(repository / "blobs" / ("0" * 64))
 
 
 def test_a_local_folder_of_links_into_the_hubs_cache(tmp_path):
