@@ -24,6 +24,9 @@ _MAX_TOKENIZER = 128 << 20
 _TEXT_SECTIONS = ("text_config", "llm_config", "language_config")
 _HIDDEN_SIZE = ("hidden_size", "n_embd", "d_model", "n_embed", "dim")
 _VOCAB_SIZE = ("vocab_size", "n_vocab")
+# Widths of embeddings that hidden states are mapped to before they meet the head: ALBERT, ELECTRA,
+# RemBERT, OPT-350m, NeoMME.
+_INNER_SIZE = ("embedding_size", "output_embedding_size", "word_embed_proj_dim", "embedding_rank")
 
 
 @dataclass(frozen=True)
@@ -82,13 +85,22 @@ class ModelFacts:
                 )
             raise CheckpointError(
                 f"{tensor} does not fit the model: expected {sizes} columns, the hidden size in "
-                f"{self.where}, found {columns}"
+                f"{self.where}, found {columns}{self._inner_size(columns)}"
             )
         if self.vocab_sizes and rows < min(self.vocab_sizes):
             raise CheckpointError(
                 f"{tensor} lacks rows: expected at least {min(self.vocab_sizes)}, the vocabulary "
                 f"in {self.where}, found {rows}; the file may hold a part of the matrix only"
             )
+
+    def _inner_size(self, columns: int) -> str:
+        for name in _INNER_SIZE:
+            if self.settings.get(name) == columns:
+                return (
+                    f", its {name}: hidden states are mapped to that size before the head, so "
+                    "no filter of the hidden states can be had of it"
+                )
+        return ""
 
     def remark(self, *, tied: bool) -> str:
         """Return what to add to the reason when the flag disagrees with the tensors, or ''."""
