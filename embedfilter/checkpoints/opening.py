@@ -214,7 +214,9 @@ def _facts_beside(folder: Folder, whole: Checkpoint) -> ModelFacts | None:
     with contextlib.suppress(CheckpointError):
         facts = read_config(folder)
         shapes = {whole.shape(name)[-1:] for name in whole.names}
-        if facts is not None and any((size,) in shapes for size in facts.hidden_sizes or (0,)):
+        if facts is not None and (
+            not facts.hidden_sizes or any((size,) in shapes for size in facts.hidden_sizes)
+        ):
             return facts
     return None
 
