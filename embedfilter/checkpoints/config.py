@@ -12,7 +12,6 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from embedfilter.checkpoints.base_model import base_models
-from embedfilter.checkpoints.head.architectures import TIE_SETTINGS
 from embedfilter.errors import CheckpointError
 from embedfilter.files.folder import Folder
 from embedfilter.files.json_file import read_json
@@ -29,6 +28,20 @@ _VOCAB_SIZE = ("vocab_size", "n_vocab")
 # Widths of embeddings that hidden states are mapped to before they meet the head: ALBERT, ELECTRA,
 # RemBERT, OPT-350m, NeoMME.
 _INNER_SIZE = ("embedding_size", "output_embedding_size", "word_embed_proj_dim", "embedding_rank")
+
+
+# Settings by name, and whether the head is the input embedding where one is true.
+_TIE_SETTINGS = {
+    "tie_word_embeddings": True,
+    "weight_tying": True,  # OLMo and LLaDA, original files
+    "share_input_output_layers": True,  # OpenELM
+    "tie_embeddings": True,  # Mamba, original files
+    "tied_embeddings": True,  # Mistral, params.json
+    "share_decoder_input_output_embed": True,  # fairseq
+    "share_all_embeddings": True,
+    "share_embeddings_and_output_weights": True,  # Megatron Core, NeMo
+    "untie_embeddings_and_output_weights": False,  # Megatron-LM
+}
 
 
 @dataclass(frozen=True)
@@ -207,7 +220,7 @@ def read_params(folder: Folder) -> ModelFacts | None:
 def _tied(sections: list[dict[str, Any]]) -> bool | None:
     """Return what the first section that says so says of the head's being the input embedding."""
     for section in sections:
-        for key, meaning in TIE_SETTINGS.items():
+        for key, meaning in _TIE_SETTINGS.items():
             if isinstance(section.get(key), bool):
                 return bool(section[key] is meaning)
     return None

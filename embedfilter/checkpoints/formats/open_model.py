@@ -11,7 +11,7 @@ from embedfilter.checkpoints.formats.torch_tensors import (
     tensor_bytes,
     torch_storage_type,
 )
-from embedfilter.checkpoints.head.choose import Choice, choose_embedding
+from embedfilter.checkpoints.head.choose import Choice
 from embedfilter.checkpoints.head.names import MODEL_NAMES
 from embedfilter.checkpoints.head.open_head import open_head
 from embedfilter.checkpoints.sentence_transformers import warn_of_module
@@ -112,7 +112,7 @@ def open_model(model: Any, *, tensor: str | None = None) -> Unembedding:
     tensors = ModelTensors(model)
     inner = None if tensor is not None else _language_model(model, tensors.where)
     facts = None if inner is None else _facts(inner)
-    asked = None if inner is None else _ask(inner, tensors, facts)
+    asked = None if inner is None else _ask(inner, tensors)
     _warn_of_modules(model)
     return open_head(
         tensors, MODEL_NAMES, source=tensors.where, tensor=tensor, facts=facts, known=asked
@@ -128,7 +128,7 @@ def _facts(model: Any) -> ModelFacts | None:
     return replace(facts, hidden_sizes=(), vocab_sizes=())
 
 
-def _ask(inner: Any, tensors: ModelTensors, facts: ModelFacts | None) -> Choice | None:
+def _ask(inner: Any, tensors: ModelTensors) -> Choice | None:
     """Return what the transformers model says that its head is."""
     try:
         head, embedding = inner.get_output_embeddings(), inner.get_input_embeddings()
@@ -137,11 +137,8 @@ def _ask(inner: Any, tensors: ModelTensors, facts: ModelFacts | None) -> Choice 
     kind = type(inner).__name__
     weight = getattr(head, "weight", None)
     tied = weight is getattr(embedding, "weight", None)
-    if weight is None:
-        name = tensors.name_of(getattr(embedding, "weight", None))
-        if name is None:
-            return None
-        return choose_embedding(name, len(tensors.names), MODEL_NAMES, facts)
+    if weight is None:  # or it does not tell: the names decide
+        return None
     if tied:
         reason = f"{kind} shares its output embeddings with its input embeddings (tied)"
     else:

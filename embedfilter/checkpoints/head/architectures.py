@@ -20,23 +20,9 @@ from __future__ import annotations
 __all__ = [
     "GGUF_ENCODERS",
     "GGUF_WITHOUT_LANGUAGE_HEAD",
-    "TIE_SETTINGS",
     "gguf_tied",
     "tied_by_default",
 ]
-
-TIE_SETTINGS = {
-    "tie_word_embeddings": True,
-    "weight_tying": True,  # OLMo and LLaDA, original files
-    "share_input_output_layers": True,  # OpenELM
-    "tie_embeddings": True,  # Mamba, original files
-    "tied_embeddings": True,  # Mistral, params.json
-    "share_decoder_input_output_embed": True,  # fairseq
-    "share_all_embeddings": True,
-    "share_embeddings_and_output_weights": True,  # Megatron Core, NeMo
-    "untie_embeddings_and_output_weights": False,  # Megatron-LM
-}
-"""Settings of a config by name, and whether the head is the input embedding where one is true."""
 
 
 def _names(text: str) -> frozenset[str]:
@@ -52,18 +38,18 @@ _TIED = _names(
     ernie4_5_moe ernie4_5_vl_moe ernie4_5_vl_moe_text esm falcon falcon_mamba flaubert florence2
     fnet fun_asr_nano funnel gemma gemma2 gemma3 gemma3_text gemma3n gemma3n_text gemma4
     gemma4_assistant gemma4_text gemma4_unified gemma4_unified_assistant gemma4_unified_text
-    got_ocr2 gpt2 gpt_bigcode gpt_neo gpt_neox_japanese granite_docling granite_docling_text
-    granite_swa gte hunyuan_vl hunyuan_vl_text ibert instructblip instructblipvideo jetmoe
-    jina_embeddings_v3 kosmos-2 kosmos-2.5 kosmos_2_5_text_model kosmos_2_text_model layoutlm
-    led lfm2 lfm2_moe lfm2_vl lfm3 lfm3_vl longformer longt5 lxmert m2m_100 mamba marian mbart
-    megatron-bert minicpm3 mobilebert modernbert modernbert-decoder moonshine mpnet mpt mra mt5
-    mvp neomme nllb-moe nomic_bert nystromformer openai-gpt opt paddleocr_vl paddleocr_vl_text
-    paligemma pegasus pegasus_x pi0 plbart prophetnet qwen3_asr recurrent_gemma roberta
-    roberta-prelayernorm roc_bert roformer seamless_m4t seamless_m4t_v2 smollm3 speech_to_text
-    speecht5 squeezebert starcoder2 switch_transformers t5 t5_gemma_module t5gemma t5gemma2
-    t5gemma2_decoder tapas trocr udop umt5 vaultgemma visual_bert voxtral_realtime
-    voxtral_realtime_text whisper xglm xlm xlm-roberta xlm-roberta-xl xlnet xmod yoso youtu
-    zamba zamba2 zaya
+    got_ocr2 gpt-sw3 gpt2 gpt_bigcode gpt_neo gpt_neox_japanese granite_docling
+    granite_docling_text granite_swa gte hunyuan_vl hunyuan_vl_text ibert instructblip
+    instructblipvideo jetmoe jina_embeddings_v3 kosmos-2 kosmos-2.5 kosmos_2_5_text_model
+    kosmos_2_text_model layoutlm led lfm2 lfm2_moe lfm2_vl lfm3 lfm3_vl longformer longt5 lxmert
+    m2m_100 mamba marian mbart megatron-bert minicpm3 mobilebert modernbert modernbert-decoder
+    moonshine mpnet mpt mra mt5 mvp neomme nllb-moe nomic_bert nystromformer openai-gpt opt
+    paddleocr_vl paddleocr_vl_text paligemma pegasus pegasus_x pi0 plbart pp_chart2table
+    prophetnet qwen3_asr recurrent_gemma roberta roberta-prelayernorm roc_bert roformer
+    seamless_m4t seamless_m4t_v2 shieldgemma2 smollm3 speech_to_text speecht5 squeezebert
+    starcoder2 switch_transformers t5 t5_gemma_module t5gemma t5gemma2 t5gemma2_decoder tapas
+    trocr udop umt5 vaultgemma visual_bert voxtral_realtime voxtral_realtime_text whisper xglm
+    xlm xlm-roberta xlm-roberta-xl xlnet xmod yoso youtu zamba zamba2 zaya
     """
 )
 _UNTIED = _names(
@@ -74,28 +60,29 @@ _UNTIED = _names(
     doge dots1 dots3_note dots3_note_text emu3 emu3_text_model esmc eurobert evolla exaone4
     exaone4_5 exaone_moe falcon_h1 fast_vlm flava flava_text_model flex_olmo flint fsmt fuyu git
     glm glm4 glm46v glm4_moe glm4_moe_lite glm4v glm4v_moe glm4v_moe_text glm4v_text glm5_next
-    glm5_next_text glm_moe_dsa glm_ocr glm_ocr_text gpt_neox gpt_oss gptj granite
+    glm5_next_text glm_moe_dsa glm_ocr glm_ocr_text glmga gpt_neox gpt_oss gptj granite
     granite4_vision granite4_vision_text granitemoe granitemoe_swa granitemoehybrid
     granitemoeshared helium hrm_text hunyuan_v1_dense hunyuan_v1_moe hy_v3 hy_v4 hyperclovax
-    idefics idefics2 idefics3 inkling2 inkling2_text inkling_mm_model inkling_text jais2 jamba
-    kimi_linear kolibri1 kyutai_speech_to_text laguna llama llama4 llama4_text llava llava_next
-    llava_next_video llava_onevision longcat_flash mamba2 mellum mimo_v2_flash minicpmv4_6
-    minicpmv4_7 minimax minimax_m2 minimax_m3_vl minimax_m3_vl_text ministral ministral3 mistral
-    mistral4 mistral_large4 mistral_large4_text mixtral mllama mllama_text_model molmo2
-    molmo2_text moonshine_streaming moshi muse_glimmer muse_glimmer_text muse_spark
-    muse_spark_text musicflamingo nanochat nemo_speechlm nemotron nemotron_h nemotron_h_omni
-    olmo olmo2 olmo3 olmo_hybrid olmoe perception_lm persimmon phi phi3 phi4_multimodal phimoe
-    pix2struct pix2struct_text_model pp_formulanet pp_formulanet_text qianfan_ocr qwen2
-    qwen2_5_omni qwen2_5_omni_text qwen2_5_vl qwen2_5_vl_text qwen2_audio qwen2_moe qwen2_vl
-    qwen2_vl_text qwen3 qwen3_5 qwen3_5_moe qwen3_5_moe_text qwen3_5_text qwen3_moe qwen3_next
-    qwen3_omni_moe_text qwen3_omni_moe_thinker qwen3_vl qwen3_vl_moe_text qwen3_vl_text
-    qwen4_exp qwen4_exp_text reformer rembert rwkv seed_oss smolvlm solar_open stablelm step3p5
-    step3p7 ultrabert ultravbert unlimited_ocr unlimited_ocr_text vibevoice vibevoice_asr
-    video_llama_3 video_llava vipllava voxtral xlstm
+    idefics idefics2 idefics3 inkling2 inkling2_text inkling_mm_model inkling_text internlm3
+    iquestcoder jais2 jamba kimi_linear kolibri1 kyutai_speech_to_text laguna llama llama4
+    llama4_text llava llava_next llava_next_video llava_onevision longcat_flash mamba2 mellum
+    mimo_v2_flash minicpmv4_6 minicpmv4_7 minimax minimax_m2 minimax_m3_vl minimax_m3_vl_text
+    ministral ministral3 mistral mistral4 mistral_large4 mistral_large4_text mixtral mllama
+    mllama_text_model molmo2 molmo2_text moonshine_streaming moshi muse_glimmer
+    muse_glimmer_text muse_spark muse_spark_text musicflamingo nanochat nemo_speechlm nemotron
+    nemotron_h nemotron_h_omni olmo olmo2 olmo3 olmo_hybrid olmoe perception_lm persimmon phi
+    phi3 phi4_multimodal phimoe pix2struct pix2struct_text_model pp_formulanet
+    pp_formulanet_text qianfan_ocr qwen2 qwen2_5_omni qwen2_5_omni_text qwen2_5_vl
+    qwen2_5_vl_text qwen2_audio qwen2_moe qwen2_vl qwen2_vl_text qwen3 qwen3_5 qwen3_5_moe
+    qwen3_5_moe_text qwen3_5_text qwen3_moe qwen3_next qwen3_omni_moe_text
+    qwen3_omni_moe_thinker qwen3_vl qwen3_vl_moe_text qwen3_vl_text qwen4_exp qwen4_exp_text
+    reformer rembert rwkv seed_oss smolvlm solar_open stablelm step3p5 step3p7 ultrabert
+    ultravbert unlimited_ocr unlimited_ocr_text vibevoice vibevoice_asr video_llama_3
+    video_llava vipllava voxtral xlstm
     """
 )
 # Architectures whose code lies beside the weights, by the defaults of that code.
-_CODE_TIED = frozenset({"RefinedWebModel", "jais", "minicpm", "new", "nomic_bert"})
+_CODE_TIED = frozenset({"RefinedWebModel", "jais", "minicpm", "new"})
 _CODE_UNTIED = _names(
     """
     Yi aquila arctic baichuan chatglm deepseek exaone internlm internlm2 kimi_k2

@@ -39,7 +39,7 @@ if TYPE_CHECKING:
     from embedfilter.checkpoints.checkpoint import TensorList
     from embedfilter.checkpoints.config import ModelFacts
 
-__all__ = ["Choice", "choose", "choose_embedding", "is_tied"]
+__all__ = ["Choice", "choose", "is_tied"]
 
 # What can be applied, where nothing else lies beside the weight.
 _SCALES = frozenset({"weight_scale", "weight_scale_inv", "SCB", "_scale"})
@@ -120,7 +120,7 @@ def choose(
     if tensor is not None:
         tied = tensor in embeddings and not heads and not far_heads
         choice = _named(tensors, tensor, tied=tied)
-    elif known is not None:
+    elif known is not None and not _contradicts(tensors, known, heads):
         choice = known
     elif heads:
         name = _only_one(tensors, heads)
@@ -171,6 +171,11 @@ def _named(tensors: TensorList, tensor: str, *, tied: bool) -> Choice:
     raise CheckpointError(f"{tensors.where}: has no tensor {shown(tensor)}{hint}")
 
 
+def _contradicts(tensors: TensorList, known: Choice, heads: Sequence[str]) -> bool:
+    """Tell whether a model that names its input embedding has a head apart from it."""
+    return known.tied and bool(heads) and not any(_same(tensors, known.name, h) for h in heads)
+
+
 def _only_one(tensors: TensorList, names: Sequence[str]) -> str:
     first = names[0]
     for other in names[1:]:
@@ -214,7 +219,7 @@ def _without_known_head(
     embedding = _only_one(tensors, embeddings) if embeddings else None
     if embedding is not None and len(tensors.shape(embedding)) != 2:
         # It will be refused for its shape.
-        return choose_embedding(embedding, len(tensors.names), table, facts)
+        return _choose_embedding(embedding, len(tensors.names), table, facts)
     others = _unnumbered(outline, table)
     n_tokens = _n_tokens(tensors, embedding, others, facts)
     if n_tokens is None:
@@ -238,30 +243,13 @@ def _without_known_head(
     rivals = [name for name in tall if _is_rival(tensors, name, embedding, tied)]
     if rivals:
         raise _ambiguous(tensors, [embedding, *rivals])
-    return choose_embedding(embedding, len(tensors.names), table, facts)
+    return _choose_embedding(embedding, len(tensors.names), table, facts)
 
 
-def choose_embedding(
+def _choose_embedding(
     name: str, n_tensors: int, table: NameTable, facts: ModelFacts | None
 ) -> Choice:
-    """Return the choice of the input embedding, there being no output head.
-
-    Parameters
-    ----------
-    name
-        The input embedding.
-    n_tensors
-        How many tensors there are.
-    table
-        The names of its format.
-    facts
-        What else is known of the model.
-
-    Returns
-    -------
-    Choice
-        With a doubt, unless something says that it is tied.
-    """
+    """Return the choice of the input embedding, with a doubt unless something says it is tied."""
     tied, why = _tying(table, facts)
     if tied:
         reason = f"no output head among {n_tensors} tensors, and {why}: "
@@ -369,6 +357,8 @@ def _is_rival(tensors: TensorList, name: str, embedding: str, tied: bool | None)
     """Tell whether a tall matrix may be the head as well as the input embedding may."""
     if _same(tensors, name, embedding):
         return False
+    if name.startswith(embedding.removesuffix("weight")):
+        return False  # of the embedding's own module, such as its codes
     plain = plain_name(name)
     other_width = tensors.shape(name)[1] != tensors.shape(embedding)[1]
     # Tables for each layer and the like, of a model that is known to be tied.

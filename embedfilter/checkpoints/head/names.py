@@ -148,6 +148,7 @@ _CONTAINERS = frozenset(
         "model",
         "language_model",
         "llm",
+        "net",  # a module around a model, by custom
         "text_model",
         "auto_model",  # sentence-transformers
         "transformer",

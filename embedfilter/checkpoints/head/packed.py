@@ -73,7 +73,7 @@ _SAYS_HEAD = re.compile(
 _SAYS_OTHER = re.compile(
     r"(vision|visual|image|vit|video|audio|speech|encodec|vae|vq|talker|code2wav|token2wav|gen)\w*"
     r"|\w*(classif|score|reward|value|qa_|pooler|seq_relationship|detect|box|mask_dec)\w*"
-    r"|\w*norm\w*|ln_\w+|\w*(pos(ition)?_?(emb|enc)|position|wpe|rotary|token_type|segment)\w*|pos",
+    r"|\w*norm\w*|ln_\w+|\w*tokenizer\w*|(acoustic|semantic)\w*|\w*(pos(ition)?_?(emb|enc)|position|wpe|rotary|token_type|segment)\w*|pos",
     re.ASCII | re.IGNORECASE,
 )
 _MOST_LISTED = 10
@@ -124,7 +124,7 @@ def _is_part(shape: tuple[int, ...], dtype: str, n_tokens: int) -> bool:
         size *= length
     if dtype not in FLOATS:
         return size > 1
-    if size == max(shape, default=1):
+    if size == max(shape, default=1) or size == 0:
         return False
     if len(shape) == 2:
         # (V, d), (d, V), or one of two factors.

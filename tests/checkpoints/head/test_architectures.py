@@ -62,7 +62,7 @@ HEADS: dict[str, str | None] = {
     "ColModernVBertForRetrieval": None,
     "ColPaliForRetrieval": None,
     "ColQwen2ForRetrieval": None,
-    "DiaForConditionalGeneration": None,  # nine codebooks of sound
+    "DiaForConditionalGeneration": "logits_dense.weight",  # of nine codebooks of sound
     "ElectraForPreTraining": None,
     "FlavaForPreTraining": None,  # has two, which differ
     "FSMTForConditionalGeneration": "model.decoder.output_projection.weight",
@@ -79,12 +79,11 @@ HEADS: dict[str, str | None] = {
 }
 # What is refused, and how the message says why: for every way of tying, or one.
 REFUSED: dict[str, dict[bool, str]] = {
-    "DiaForConditionalGeneration": dict.fromkeys((False, True), "found neither"),
     # Two models, each with an input embedding; which is the head is not told by the names.
     "EncoderDecoderModel": {True: "found 2 that differ"},
     "FlavaForPreTraining": dict.fromkeys((False, True), "found 2 that differ"),
-    "MusicgenForCausalLM": dict.fromkeys((False, True), "found neither"),
-    "MusicgenMelodyForCausalLM": dict.fromkeys((False, True), "found neither"),
+    "MusicgenForCausalLM": dict.fromkeys((False, True), "form that is not known"),
+    "MusicgenMelodyForCausalLM": dict.fromkeys((False, True), "form that is not known"),
     # Embeddings narrower than the hidden states.
     "NeoMMEForMaskedLM": dict.fromkeys((False, True), "does not fit the model"),
     "PerceiverForMaskedLM": dict.fromkeys((False, True), "found neither"),
@@ -96,11 +95,6 @@ REFUSED: dict[str, dict[bool, str]] = {
 WRONG = {
     # The embedding of the part that acts is saved as its lm_head.
     ("PI0ForConditionalGeneration", "file"): (False, True),
-    # get_output_embeddings returns None, or the input embedding, though there is a head.
-    ("BlipForConditionalGeneration", "model"): (False,),
-    ("FSMTForConditionalGeneration", "model"): (False,),
-    ("LxmertForPreTraining", "model"): (False,),
-    ("NemotronH_Omni_Reasoning_V3", "model"): (False, True),
 }
 
 

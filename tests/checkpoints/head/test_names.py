@@ -357,9 +357,9 @@ def test_config_that_contradicts_the_tensor(tmp_path, config, message):
         open_unembedding(tmp_path)
     for part in (str(path), "'lm_head.weight' of shape (8, 3)", "config.json"):
         assert part in str(raised.value)
-    # The user's own choice of a tensor overrides it, and a file alone has no config.
-    for source, tensor in ((tmp_path, "lm_head.weight"), (path, None)):
-        with open_unembedding(source, tensor=tensor) as W:
+    # The user's own choice of a tensor overrides it.
+    for source in (tmp_path, path):
+        with open_unembedding(source, tensor="lm_head.weight") as W:
             assert W.shape == HEAD
 
 
