@@ -55,5 +55,8 @@ class Checkpoint(TensorList, Protocol):
     def file_of(self, name: str) -> str:
         """Return the path of the file that holds a tensor, for messages."""
 
+    def remark(self, name: str) -> str:
+        """Return what to add to the reason for choosing a tensor, or "", even after `close`."""
+
     def close(self, keep: str | None = None) -> None:
         """Close all files but the one that holds the tensor `keep`."""

@@ -12,12 +12,13 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from embedfilter.checkpoints.base_model import base_models
+from embedfilter.checkpoints.head.architectures import TIE_SETTINGS
 from embedfilter.errors import CheckpointError
 from embedfilter.files.folder import Folder
 from embedfilter.files.json_file import read_json
 from embedfilter.files.messages import shown
 
-__all__ = ["ModelFacts", "facts_of", "read_config", "tokenizer_size"]
+__all__ = ["ModelFacts", "facts_of", "read_config", "read_params", "tokenizer_size"]
 
 _MAX_CONFIG = 16 << 20
 _MAX_TOKENIZER = 128 << 20
@@ -25,6 +26,9 @@ _MAX_TOKENIZER = 128 << 20
 _TEXT_SECTIONS = ("text_config", "llm_config", "language_config")
 _HIDDEN_SIZE = ("hidden_size", "n_embd", "d_model", "n_embed", "dim")
 _VOCAB_SIZE = ("vocab_size", "n_vocab")
+# Widths of embeddings that hidden states are mapped to before they meet the head: ALBERT, ELECTRA,
+# RemBERT, OPT-350m, NeoMME.
+_INNER_SIZE = ("embedding_size", "output_embedding_size", "word_embed_proj_dim", "embedding_rank")
 
 
 @dataclass(frozen=True)
@@ -94,14 +98,22 @@ class ModelFacts:
                 )
             raise CheckpointError(
                 f"{tensor} does not fit the model: expected {sizes} columns, the hidden size in "
-                f"{self.where}, found {columns}; where a model's output embedding is wider or "
-                "narrower than its hidden states, no filter of the hidden states can be had from it"
+                f"{self.where}, found {columns}{self._inner_size(columns)}"
             )
         if self.vocab_sizes and rows < min(self.vocab_sizes):
             raise CheckpointError(
                 f"{tensor} lacks rows: expected at least {min(self.vocab_sizes)}, the vocabulary "
                 f"in {self.where}, found {rows}; the file may hold a part of the matrix only"
             )
+
+    def _inner_size(self, columns: int) -> str:
+        for name in _INNER_SIZE:
+            if self.settings.get(name) == columns:
+                return (
+                    f", its {name}: hidden states are mapped to that size before the head, so "
+                    "no filter of the hidden states can be had of it"
+                )
+        return ""
 
     def remark(self, *, tied: bool) -> str:
         """Return what to add to the reason when the flag disagrees with the tensors, or ''."""
@@ -151,17 +163,54 @@ def facts_of(config: dict[str, Any], *, where: str, folder: Folder | None = None
     # The top level comes last: for a multimodal model it may speak of the whole.
     sections = [config[key] for key in _TEXT_SECTIONS if isinstance(config.get(key), dict)]
     sections.append(config)
-    flags = [section.get("tie_word_embeddings") for section in reversed(sections)]
     return ModelFacts(
         where=where,
         hidden_sizes=_sizes(sections, _HIDDEN_SIZE),
         vocab_sizes=_sizes(sections, _VOCAB_SIZE),
-        tied=next((flag for flag in flags if isinstance(flag, bool)), None),
+        tied=_tied(sections[::-1]),
         scale_block=_scale_block(sections),
         folder=folder,
         model_type=next((s["model_type"] for s in sections if _is_name(s.get("model_type"))), None),
         settings={key: value for section in reversed(sections) for key, value in section.items()},
     )
+
+
+def read_params(folder: Folder) -> ModelFacts | None:
+    """Return what params.json states, which Meta and Mistral put beside their weights.
+
+    Parameters
+    ----------
+    folder
+        The checkpoint's folder.
+
+    Returns
+    -------
+    ModelFacts or None
+        The facts; None where there is no such file, or another of that name.
+    """
+    if not folder.has("params.json"):
+        return None
+    params = read_json(folder.open("params.json"), "the parameters", limit=_MAX_CONFIG)
+    sizes = _sizes([params], ("dim",))
+    if not sizes:
+        return None
+    return ModelFacts(
+        where="params.json",
+        hidden_sizes=sizes,
+        vocab_sizes=_sizes([params], ("vocab_size",)),  # -1 of Llama 1 and 2 says nothing
+        tied=_tied([params]),
+        folder=folder,
+        settings=dict(params),
+    )
+
+
+def _tied(sections: list[dict[str, Any]]) -> bool | None:
+    """Return what the first section that says so says of the head's being the input embedding."""
+    for section in sections:
+        for key, meaning in TIE_SETTINGS.items():
+            if isinstance(section.get(key), bool):
+                return bool(section[key] is meaning)
+    return None
 
 
 def _is_name(value: Any) -> bool:

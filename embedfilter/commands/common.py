@@ -28,6 +28,7 @@ __all__ = [
     "print_text",
     "read_rows",
     "revision_option",
+    "template_option",
     "tensor_option",
     "threads_option",
 ]
@@ -35,55 +36,39 @@ __all__ = [
 PATH = click.Path(path_type=Path)
 CHECKPOINT = click.Path(path_type=str)  # a string, since it may be the id of a model on the Hub
 _BLOCK_BYTES = 16 << 20  # of a file that is streamed
-_Command = Callable[..., Any]
 
 
-def threads_option(command: _Command) -> _Command:
-    """Add the option --threads."""
-    return click.option(
-        "--threads",
-        "n_threads",
-        type=int,
-        help="Threads to use.  [default: EMBEDFILTER_NUM_THREADS, OPENBLAS_NUM_THREADS or"
-        " OMP_NUM_THREADS, else all processors]",
-    )(command)
-
-
-def revision_option(command: _Command) -> _Command:
-    """Add the option --revision."""
-    return click.option(
-        "--revision", help="Of a model on the Hub: a branch, a tag or a commit.  [default: main]"
-    )(command)
-
-
-def tensor_option(command: _Command) -> _Command:
-    """Add the option --tensor."""
-    return click.option(
-        "--tensor", help="The unembedding matrix's name, where it is not found by itself."
-    )(command)
-
-
-def base_option(command: _Command) -> _Command:
-    """Add the option --base."""
-    return click.option(
-        "--base",
-        metavar="MODEL",
-        type=CHECKPOINT,
-        help="Take the head of this model: of an embedding model that was saved without its head"
-        " the one that it was made of.",
-    )(command)
-
-
-def filter_option(command: _Command) -> _Command:
-    """Add the option --filter."""
-    return click.option(
-        "--filter", "filter_file", type=PATH, help="Show what is left after this filter, too."
-    )(command)
-
-
-def json_option(command: _Command) -> _Command:
-    """Add the option --json."""
-    return click.option("--json", "as_json", is_flag=True, help="Print JSON.")(command)
+threads_option = click.option(
+    "--threads",
+    "n_threads",
+    type=int,
+    help="Threads to use.  [default: EMBEDFILTER_NUM_THREADS, OPENBLAS_NUM_THREADS or"
+    " OMP_NUM_THREADS, else all processors]",
+)
+revision_option = click.option(
+    "--revision", help="Of a model on the Hub: a branch, a tag or a commit.  [default: main]"
+)
+tensor_option = click.option(
+    "--tensor", help="The unembedding matrix's name, where it is not found by itself."
+)
+base_option = click.option(
+    "--base",
+    metavar="MODEL",
+    type=CHECKPOINT,
+    help="Take the head of this model: of an embedding model that was saved without its head"
+    " the one that it was made of.",
+)
+template_option = click.option(
+    "--template",
+    type=click.Choice(["prompteol", "echo", "mean"]),
+    default="prompteol",
+    show_default=True,
+    help="How a language model reads a text, and which of its states are pooled.",
+)
+filter_option = click.option(
+    "--filter", "filter_file", type=PATH, help="Show what is left after this filter, too."
+)
+json_option = click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 
 
 def print_text(text: str) -> None:

@@ -16,6 +16,7 @@ from embedfilter.commands.common import (
     json_option,
     print_text,
     revision_option,
+    template_option,
 )
 from embedfilter.files.lines import read_texts
 
@@ -28,13 +29,7 @@ _CHUNK = 4096  # texts that are sorted by length and encoded together
 @click.argument("model", type=CHECKPOINT)
 @click.argument("texts", type=PATH)
 @click.option("-o", "--output", type=PATH, required=True, help="The .npy file to write.")
-@click.option(
-    "--template",
-    type=click.Choice(["prompteol", "echo", "mean"]),
-    default="prompteol",
-    show_default=True,
-    help="How the model reads a text, and which of its states are pooled.",
-)
+@template_option
 @click.option(
     "--ratio", type=float, help="Keep 1/RATIO of the dimensions; 1: no filter.  [default: 2]"
 )

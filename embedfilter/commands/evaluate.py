@@ -14,6 +14,7 @@ from embedfilter.commands.common import (
     json_option,
     print_text,
     read_rows,
+    template_option,
 )
 from embedfilter.errors import EmbedFilterError
 from embedfilter.files.lines import read_lines, read_table, read_texts
@@ -41,13 +42,7 @@ def _integers(ctx: click.Context, option: click.Parameter, value: str | None) ->
     help="A causal language model. EMBEDDINGS, and QUERIES, are files with a text in each line"
     " then, which it embeds; filters of its head are compared, if no others are given.",
 )
-@click.option(
-    "--template",
-    type=click.Choice(["prompteol", "echo", "mean"]),
-    default="prompteol",
-    show_default=True,
-    help="How that model reads a text.",
-)
+@template_option
 @base_option
 @click.option(
     "--pairs",

@@ -26,7 +26,8 @@ def file_in_folder(folder: Path, name: str) -> Path:
     """Return the path of a file of a folder, which no link may lead out of it.
 
     The Hub's cache is the exception: its snapshots are links into the folder
-    ``blobs`` beside ``snapshots``.
+    ``blobs`` beside ``snapshots``, and where ``hf download --local-dir`` has linked, a folder
+    elsewhere has links into the folder ``blobs`` of a ``models--owner--name``.
 
     Parameters
     ----------
@@ -47,10 +48,14 @@ def file_in_folder(folder: Path, name: str) -> Path:
         raise CheckpointError(f"{path}: cannot be resolved: {error}") from error
     allowed = [root]
     allowed += [parent.parent / "blobs" for parent in root.parents if parent.name == "snapshots"]
+    blobs = target.parent
+    if blobs.name == "blobs" and blobs.parent.name.startswith("models--"):
+        return path
     if not any(target.is_relative_to(place) for place in allowed):
         raise CheckpointError(
             f"{path}: a link that leaves the checkpoint's folder: "
-            f"expected a file in {root}, found {target}"
+            f"expected a file in {root}, found {target}; copy the files into one folder "
+            "(cp -rL), or pass the folder that holds them"
         )
     return path
 

@@ -20,11 +20,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from embedfilter.checkpoints.formats.gguf import GgufFile
-from embedfilter.checkpoints.formats.gguf_parts import without_later_parts
+from embedfilter.checkpoints.layouts.hub_cache import snapshot_in
 from embedfilter.errors import CheckpointError
 from embedfilter.files.endings import GGUF, ending
 from embedfilter.files.folder import Folder, exists
 from embedfilter.files.input_file import InputFile
+from embedfilter.files.part_names import first_parts
 
 __all__ = ["Vocabulary", "find_vocabulary", "open_vocabulary", "visible"]
 
@@ -140,10 +141,10 @@ def find_vocabulary(source: Any) -> Vocabulary | None:
             return _from_gguf(file)
         file.close()
         path = path.parent
-    folder = Folder(path)
+    folder = Folder(snapshot_in(path))
     if folder.has(_TOKENIZER):
         return _from_json(folder.open(_TOKENIZER))
-    files = without_later_parts(name for name in folder.names() if ending(name) in GGUF)
+    files = first_parts(name for name in folder.names() if ending(name) in GGUF)
     return _from_gguf(folder.open(files[0])) if len(files) == 1 else None
 
 

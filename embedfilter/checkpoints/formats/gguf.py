@@ -18,7 +18,8 @@ data             the tensors in the header's order, each padded likewise
 ===============  ===========================================================
 
 A string is its length (uint64) and UTF-8 bytes; an array is the type of its
-elements (uint32), their number (uint64) and the elements.
+elements (uint32), their number (uint64) and the elements. Tensors of types that are not known
+here may lie beside the head: their sizes are not known either.
 
 The gguf package decodes the blocks of quantised tensors, but its header reader
 is not used: it accepts offsets that lead outside the data and can loop for ever.
@@ -27,6 +28,7 @@ Every length here is compared with the bytes that remain before it is used.
 
 from __future__ import annotations
 
+import math
 import re
 import struct
 from dataclasses import dataclass, field
@@ -122,7 +124,7 @@ _MAX_NAME = 63
 _MAX_DIMENSIONS = 4
 # The least that a pair and a tensor take in the file.
 _PAIR_BYTES = 8 + 1 + 4 + 1
-_TENSOR_BYTES = 8 + 1 + 4 + 8 + 4 + 8
+_TENSOR_BYTES = 8 + 1 + 4 + 4 + 8
 _WINDOW = 1 << 20
 # The most of one array that is read into memory; the largest vocabularies take a few MiB.
 _MAX_ARRAY_BYTES = 1 << 28
@@ -212,12 +214,27 @@ class _Cursor:
 
 @dataclass(frozen=True)
 class TensorInfo:
-    """How a tensor is stored: shape outermost first, `offset` from the start of the file."""
+    """How a tensor is stored: shape outermost first, `offset` from the start of the file.
+
+    Of an unknown type the block has 0 bytes, and `n_bytes` is the least that there can be.
+    """
 
     type: BlockType
     shape: tuple[int, ...]
     offset: int
     n_bytes: int
+
+    @property
+    def flaw(self) -> str:
+        """What keeps it from being read, or ""."""
+        if not self.shape:
+            return f"expected 1 to {_MAX_DIMENSIONS} dimensions, found 0"
+        if 0 in self.shape:
+            return (
+                "expected dimensions with a product of 1 to 2^63 - 1, found "
+                f"{list(reversed(self.shape))}"
+            )
+        return "" if self.type.n_bytes else self.type.name
 
 
 @dataclass(frozen=True)
@@ -296,7 +313,7 @@ class GgufFile(OneFile):
 
     def rows(self, name: str) -> FileRows:
         """Return the rows of a matrix, which share this object's open file."""
-        info = self.tensors[name]
+        info = self._readable(name)
         return FileRows(
             self._file,
             name=name,
@@ -306,8 +323,8 @@ class GgufFile(OneFile):
         )
 
     def dtype(self, name: str) -> str:
-        """Return the storage type of a tensor."""
-        return self.tensors[name].type.name
+        """Return the storage type of a tensor; one that cannot be read is refused here."""
+        return self._readable(name).type.name
 
     def strings(self, key: str) -> list[bytes] | None:
         """Return an array of strings of the metadata, None where there is no such array."""
@@ -329,8 +346,14 @@ class GgufFile(OneFile):
 
     def read(self, name: str) -> NDArray[np.uint8]:
         """Return all bytes of a tensor, shape (n_bytes,)."""
-        info = self.tensors[name]
+        info = self._readable(name)
         return self._file.read(info.offset, info.n_bytes)
+
+    def _readable(self, name: str) -> TensorInfo:
+        info = self.tensors[name]
+        if info.flaw:
+            raise CheckpointError(f"{self.where}: tensor {shown(name)}: {info.flaw}")
+        return info
 
 
 def _read_counts(cursor: _Cursor) -> tuple[int, int]:
@@ -426,19 +449,20 @@ def _read_tensors(cursor: _Cursor, count: int, metadata: _Metadata) -> dict[str,
     begin = _padded(cursor.position, alignment)
     room = cursor.remaining - (begin - cursor.position)
     tensors: dict[str, TensorInfo] = {}
-    expected = 0
+    expected, exact = 0, True
     for name, (kind, shape, offset) in entries.items():
         # The format lays the tensors out in order, so a right offset leaves no choice:
-        # overlaps, holes, misaligned and wrapping offsets all differ from it.
-        if offset != expected:
+        # overlaps, holes, misaligned and wrapping offsets all differ from it. After a tensor
+        # whose size is not known it is only some place further on.
+        if offset != expected if exact else offset < expected or offset % alignment:
+            place = f"at byte {expected}" if exact else f"aligned, from byte {expected} on,"
             raise cursor.error(
-                f"tensor {shown(name)}: expected its data at byte {expected} of the data section, "
+                f"tensor {shown(name)}: expected its data {place} of the data section, "
                 f"found {offset}"
             )
-        n_bytes = kind.n_bytes
-        for size in shape:
-            n_bytes *= size
-        n_bytes //= kind.elements
+        exact = kind.n_bytes > 0
+        # Of an unknown type at least a byte.
+        n_bytes = math.prod(shape) * kind.n_bytes // kind.elements if exact else 1
         if n_bytes > room - offset:
             raise cursor.error(
                 f"incomplete download: tensor {shown(name)}: expected {n_bytes} bytes of data, "
@@ -450,28 +474,28 @@ def _read_tensors(cursor: _Cursor, count: int, metadata: _Metadata) -> dict[str,
 
 
 def _read_tensor(cursor: _Cursor, what: str) -> tuple[BlockType, tuple[int, ...], int]:
-    """Read what follows a tensor's name; return its type, shape (outermost first) and offset."""
+    """Read what follows a tensor's name; return its type, shape (outermost first) and offset.
+
+    Only the head must be one that can be read; the others are looked at no further.
+    """
     n_dimensions = cursor.scalar("I", what)
-    if not 1 <= n_dimensions <= _MAX_DIMENSIONS:
+    if n_dimensions > _MAX_DIMENSIONS:
         raise cursor.error(
             f"{what}: expected 1 to {_MAX_DIMENSIONS} dimensions, found {n_dimensions}"
         )
     dimensions = [cursor.scalar("Q", what) for _ in range(n_dimensions)]
-    n_elements = 1
-    for size in dimensions:
-        n_elements *= size
-    if not 0 < n_elements < 1 << 63:
+    n_elements = math.prod(dimensions)
+    if n_elements >= 1 << 63:
         raise cursor.error(
             f"{what}: expected dimensions with a product of 1 to 2^63 - 1, found {dimensions}"
         )
     number = cursor.scalar("I", what)
-    kind = TYPES.get(number)
-    if kind is None:
-        raise cursor.error(f"{what}: unknown or withdrawn storage type {number}")
-    if dimensions[0] % kind.elements:
+    kind = TYPES.get(number) or BlockType(f"unknown or withdrawn storage type {number}", 1, 0)
+    # A scalar, as the gguf package writes one, is a row of one number.
+    if (dimensions[0] if dimensions else 1) % kind.elements:
         raise cursor.error(
             f"{what}: expected rows of a multiple of {kind.elements} numbers for {kind.name}, "
-            f"found {dimensions[0]}"
+            f"found {dimensions[0] if dimensions else 1}"
         )
     offset: int = cursor.scalar("Q", what)
     return kind, tuple(reversed(dimensions)), offset

@@ -6,28 +6,24 @@ headers of all are read.
 
 from __future__ import annotations
 
-import re
 from typing import TYPE_CHECKING
 
 from embedfilter.checkpoints.config import ModelFacts
 from embedfilter.checkpoints.formats.gguf import GgufFile
-from embedfilter.checkpoints.formats.one_file import SeveralFiles
+from embedfilter.checkpoints.formats.parts import Parts
 from embedfilter.checkpoints.head.names import GGUF_NAMES
 from embedfilter.errors import CheckpointError
 from embedfilter.files.messages import shown
+from embedfilter.files.part_names import part_of, parts_beside
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
-
     from embedfilter.files.folder import Folder
     from embedfilter.files.input_file import InputFile
 
-__all__ = ["GgufParts", "open_gguf", "without_later_parts"]
-
-_PART = re.compile(r"(.+)-(\d{5})-of-(\d{5})\.gguf", re.ASCII | re.DOTALL | re.IGNORECASE)
+__all__ = ["GgufParts", "open_gguf"]
 
 
-class GgufParts(SeveralFiles):
+class GgufParts(Parts):
     """The parts of a split GGUF checkpoint, as far as they are there.
 
     Parameters
@@ -48,69 +44,43 @@ class GgufParts(SeveralFiles):
     """
 
     def __init__(self, folder: Folder, first: GgufFile) -> None:
-        self.where = first.where
-        self.missing: list[str] = []
-        self._parts = [first]
+        files = [first]
+        missing: list[str] = []
         try:
-            self._open_others(folder, first)
-            self._holders = self._find_holders()
+            self._open_others(folder, first, files, missing)
         except BaseException:
-            self.close()
+            for file in files:
+                file.close()
             raise
-        facts = (part.facts for part in self._parts if part.architecture is not None)
+        files.sort(key=lambda file: file.part)
+        super().__init__(first.where, files, missing)
+        facts = (file.facts for file in files if file.architecture is not None)
         self.facts: ModelFacts | None = next(facts, None)
 
-    @property
-    def names(self) -> list[str]:
-        """The tensors' names."""
-        return list(self._holders)
-
-    def holder(self, name: str) -> GgufFile:
-        """Return the open part that holds a tensor."""
-        return self._holders[name]
-
-    def close(self, keep: str | None = None) -> None:
-        """Close all parts but the one that holds the tensor `keep`."""
-        kept = None if keep is None else self._holders[keep]
-        for part in self._parts:
-            if part is not kept:
-                part.close()
-
-    def _open_others(self, folder: Folder, first: GgufFile) -> None:
+    @staticmethod
+    def _open_others(
+        folder: Folder, first: GgufFile, files: list[GgufFile], missing: list[str]
+    ) -> None:
         number, count = first.part
         base = first.where.replace("\\", "/").rpartition("/")[2]
-        match = _PART.fullmatch(base)
-        if match is None or (int(match[2]), int(match[3])) != first.part:
+        given = part_of(base)
+        if given is None or (given.number, given.count) != first.part:
             raise CheckpointError(
-                f"{self.where}: part {number} of {count} of a split GGUF file: expected a name "
+                f"{first.where}: part {number} of {count} of a split GGUF file: expected a name "
                 f"that ends in -{number:05}-of-{count:05}.gguf, by which the others are found"
             )
-        there = set(folder.names())
-        for other in range(1, count + 1):
-            name = f"{match[1]}-{other:05}-of-{count:05}.gguf"
+        there, absent = parts_beside(given, folder.names())
+        missing += absent
+        for other, name in there.items():
             if other == number:
                 continue
-            if name not in there:
-                self.missing.append(name)
-                continue
             part = GgufFile(folder.open(name))
-            self._parts.append(part)
+            files.append(part)
             if part.part != (other, count):
                 raise CheckpointError(
                     f"{part.where}: expected part {other} of {count} of a split GGUF file, "
                     f"found part {part.part[0]} of {part.part[1]}"
                 )
-
-    def _find_holders(self) -> dict[str, GgufFile]:
-        holders: dict[str, GgufFile] = {}
-        for part in sorted(self._parts, key=lambda part: part.part):
-            for name in part.names:
-                if name in holders:
-                    raise CheckpointError(
-                        f"{part.where}: the tensor {shown(name)} is in {holders[name].where}, too"
-                    )
-                holders[name] = part
-        return holders
 
 
 def open_gguf(folder: Folder, file: InputFile, tensor: str | None = None) -> GgufFile | GgufParts:
@@ -143,17 +113,3 @@ def open_gguf(folder: Folder, file: InputFile, tensor: str | None = None) -> Ggu
             f"{', '.join(map(shown, parts.missing[:5]))}"
         )
     return parts
-
-
-def without_later_parts(names: Iterable[str]) -> list[str]:
-    """Return the names of GGUF files, only the first of each split checkpoint's parts."""
-    kept: list[str] = []
-    seen: set[tuple[str, str]] = set()
-    for name in sorted(names):
-        match = _PART.fullmatch(name)
-        if match is not None:
-            if (match[1], match[3]) in seen:
-                continue
-            seen.add((match[1], match[3]))
-        kept.append(name)
-    return kept

@@ -73,6 +73,10 @@ class OneFile:
         """Return the path of the file that holds a tensor: this one."""
         return self.where
 
+    def remark(self, name: str) -> str:
+        """Return what to add to the reason for choosing a tensor: nothing."""
+        return ""
+
     def close(self, keep: str | None = None) -> None:
         """Close the file, unless the tensor `keep` is still needed."""
         if keep is None:
@@ -101,6 +105,10 @@ class SeveralFiles:
     def read(self, name: str) -> NDArray[np.uint8]:
         """Return all bytes of a tensor, shape (n_bytes,)."""
         return self.holder(name).read(name)
+
+    def remark(self, name: str) -> str:
+        """Return what to add to the reason for choosing a tensor, or ""."""
+        return ""
 
     def file_of(self, name: str) -> str:
         """Return the path of the file that holds a tensor."""

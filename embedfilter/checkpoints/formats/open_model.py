@@ -77,6 +77,10 @@ class ModelTensors:
         """Return the model's name."""
         return self.where
 
+    def remark(self, name: str) -> str:
+        """Return what to add to the reason for choosing a parameter: nothing."""
+        return ""
+
     def close(self, keep: str | None = None) -> None:
         """Let go of the parameters; rows that were handed out keep theirs."""
         self._tensors = {}

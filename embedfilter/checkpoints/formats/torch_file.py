@@ -63,6 +63,8 @@ class TorchFile(OneFile):
     ----------
     where : str
         The path, for messages.
+    integers : dict of str to int
+        Numbers beside the weights, which a training script has put there.
     """
 
     def __init__(self, file: InputFile) -> None:
@@ -71,7 +73,9 @@ class TorchFile(OneFile):
         try:
             file.refuse_lfs_pointer()
             mapped = _check_archive(file)
-            self._tensors = _state_dict(self.where, _load(self.where, mapped))
+            loaded = _load(self.where, mapped)
+            self._tensors = _state_dict(self.where, loaded)
+            self.integers = {key: n for key, n in loaded.items() if type(n) is int}
         except BaseException:
             file.close()
             raise

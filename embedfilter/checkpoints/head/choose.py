@@ -39,7 +39,7 @@ if TYPE_CHECKING:
     from embedfilter.checkpoints.checkpoint import TensorList
     from embedfilter.checkpoints.config import ModelFacts
 
-__all__ = ["Choice", "choose", "choose_embedding"]
+__all__ = ["Choice", "choose", "choose_embedding", "is_tied"]
 
 # What can be applied, where nothing else lies beside the weight.
 _SCALES = frozenset({"weight_scale", "weight_scale_inv", "SCB", "_scale"})
@@ -286,6 +286,13 @@ def _doubt(embedding: str, tied: bool | None, why: str) -> str:
     )
 
 
+def is_tied(facts: ModelFacts) -> bool | None:
+    """Tell whether a model of transformers ties its head, None where nothing tells."""
+    if facts.tied is not None or facts.model_type is None:
+        return facts.tied
+    return tied_by_default(facts.model_type)
+
+
 def _tying(table: NameTable, facts: ModelFacts | None) -> tuple[bool | None, str]:
     """Return whether the head is tied, None where nothing tells, and what says so."""
     if facts is None:
@@ -294,8 +301,7 @@ def _tying(table: NameTable, facts: ModelFacts | None) -> tuple[bool | None, str
         return facts.tied, f"{facts.where} says tie_word_embeddings={str(facts.tied).lower()}"
     if table is GGUF_NAMES:
         return _gguf_tying(facts)
-    kind = facts.model_type
-    tied = None if kind is None else tied_by_default(kind)
+    kind, tied = facts.model_type, is_tied(facts)
     if tied is None:
         return None, f"{facts.where} does not say that it is tied (model_type {shown(kind)})"
     how = "shares" if tied else "does not share"

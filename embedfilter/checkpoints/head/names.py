@@ -54,12 +54,26 @@ MODEL_NAMES = NameTable(
         "vocab_projector.weight",  # DistilBERT
         "generator_lm_head.weight",  # ELECTRA
         "head.decoder.weight",  # UltraBERT
+        "pred_layer.proj.weight",  # XLM, Flaubert
+        "mlm_head.decoder.weight",  # FLAVA, which has two
+        "mmm_text_head.decoder.weight",
+        "output_projection.weight",  # BioGPT, TrOCR
+        "decoder.output_projection.weight",  # fairseq
+        "ff_out.weight",  # OLMo, LLaDA and Molmo, original files
+        "unembedding.weight",  # gpt-oss, original files
+        "unembed.weight",  # Inkling, Evo
+        "to_logits.weight",  # x-transformers
+        "word_embeddings_for_head.weight",  # Megatron, Persimmon's original files
+        "log_softmax.mlp.layer0.weight",  # NeMo's decoders of speech, Cohere ASR
     ),
     heads_beside_embedding=(
-        "output.weight",  # original Llama, InternLM2
-        "output_layer.weight",  # ChatGLM
-        "head.weight",  # RWKV
+        "output.weight",  # original Llama, Mistral's consolidated files, InternLM2
+        "output_layer.weight",  # ChatGLM, Megatron
+        "head.weight",  # RWKV and DeepSeek, original files
         "decoder.weight",  # ModernBERT
+        "proj_out.weight",  # Whisper, Moonshine
+        "final_proj.weight",  # fairseq2
+        "cls.weight",  # UltraBERT, as it is saved
     ),
     embeddings=(
         ("shared.weight",),  # T5, BART: the encoder's and the decoder's copies follow it
@@ -76,16 +90,28 @@ MODEL_NAMES = NameTable(
             "embeddings.weight",  # Mamba, RWKV
             "embedding.weight",  # Mamba, original files
             "emb.weight",  # RWKV, original files
+            "embed.weight",  # DeepSeek, original files; Inkling
+            "embedder.weight",  # Gemma, original files
+            "token_embeddings.weight",  # OpenELM
+            "embedding_layer.weight",  # Evo
+            "token_emb.weight",  # x-transformers, where the class of embeddings is torch's
+            "token_emb.emb.weight",
             "tokens_embed.weight",  # GPT
             "word_embedding.weight",  # XLNet
             "w.weight",  # CTRL
         ),
-        ("decoder.embed_tokens.weight",),  # OPT; T5 and BART without the shared tensor
+        (
+            "decoder.embed_tokens.weight",  # OPT; T5 and BART without the shared tensor
+            "decoder_frontend.embed.weight",  # fairseq2
+            "decoder.token_embedding.weight",  # Whisper, original files
+            "transf_decoder._embedding.token_embedding.weight",  # NeMo, Cohere ASR
+        ),
         ("encoder.embed_tokens.weight",),
     ),
     endings=frozenset(
         {
             "lm_head.weight",
+            "cls.predictions.decoder.weight",  # the decoder of a pair
             "embed_out.weight",
             "embed_tokens.weight",
             "embed_in.weight",
@@ -121,6 +147,7 @@ _CONTAINERS = frozenset(
         "base_model",  # PEFT
         "model",
         "language_model",
+        "llm",
         "text_model",
         "auto_model",  # sentence-transformers
         "transformer",
@@ -136,6 +163,9 @@ _CONTAINERS = frozenset(
         "electra",
         "albert",
         "led",
+        "biogpt",
+        "ultrabert",
+        "flava",
     }
 )
 

@@ -61,6 +61,15 @@ def test_any_part_stands_for_all(split, source, request):
     )
 
 
+def test_parts_named_in_capitals(split):
+    for path in list(split.iterdir()):
+        path.rename(path.with_name(path.name.upper()))
+    expected = np.concatenate([matrix(0), matrix(1)])
+    for source in (split, split / PART.format(2).upper()):
+        with open_unembedding(source) as W:
+            np.testing.assert_array_equal(W.rows(0, V), expected[V:] if W.tied else expected[:V])
+
+
 def test_named_tensor_of_another_part(split):
     with open_unembedding(split / PART.format(1), tensor="token_embd.weight") as W:
         np.testing.assert_array_equal(W.rows(0, V), matrix(1))
