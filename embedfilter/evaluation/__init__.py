@@ -124,9 +124,11 @@ def evaluate(
         wanted = as_dimensions(dimensions, d)
         filters = as_filters(source, d, wanted)
         side = halves(unit_rows(task.X), task.links, task.order)
-    for warning in caught:
-        warnings.warn(str(warning.message), warning.category, stacklevel=2)
-    notes = [str(warning.message) for warning in caught]
+    # What is doubtful of a head is said once, not for each kind that is fitted to it.
+    told = dict.fromkeys((str(warning.message), warning.category) for warning in caught)
+    for message, category in told:
+        warnings.warn(message, category, stacklevel=2)
+    notes = [message for message, _ in told]
 
     scored: dict[Key, dict[str, list[Measure]]] = {}
     methods = all_methods(d, filters)
