@@ -183,7 +183,9 @@ def facts_of(config: dict[str, Any], *, where: str, folder: Folder | None = None
         tied=_tied(sections[::-1]),
         scale_block=_scale_block(sections),
         folder=folder,
-        model_type=next((s["model_type"] for s in sections if _is_name(s.get("model_type"))), None),
+        model_type=next(
+            (s["model_type"] for s in sections[::-1] if _is_name(s.get("model_type"))), None
+        ),
         settings={key: value for section in reversed(sections) for key, value in section.items()},
     )
 

@@ -11,7 +11,7 @@ from embedfilter.checkpoints.formats.torch_tensors import (
     tensor_bytes,
     torch_storage_type,
 )
-from embedfilter.checkpoints.head.choose import Choice
+from embedfilter.checkpoints.head.choose import Choice, choose, choose_embedding
 from embedfilter.checkpoints.head.names import MODEL_NAMES
 from embedfilter.checkpoints.head.open_head import open_head
 from embedfilter.checkpoints.sentence_transformers import warn_of_module
@@ -85,6 +85,13 @@ class ModelTensors:
         """Let go of the parameters; rows that were handed out keep theirs."""
         self._tensors = {}
 
+    def is_same(self, name: str, other: str) -> bool:
+        """Tell whether two parameters share their memory, or are equal."""
+        first, second = self._tensors[name], self._tensors[other]
+        if first is second or first.data_ptr() == second.data_ptr():
+            return True
+        return bool(first.shape == second.shape and (first == second).all())
+
     def name_of(self, tensor: Any) -> str | None:
         """Return the name of a parameter."""
         return next((name for name, other in self._tensors.items() if other is tensor), None)
@@ -112,7 +119,9 @@ def open_model(model: Any, *, tensor: str | None = None) -> Unembedding:
     tensors = ModelTensors(model)
     inner = None if tensor is not None else _language_model(model, tensors.where)
     facts = None if inner is None else _facts(inner)
-    asked = None if inner is None else _ask(inner, tensors)
+    asked = None if inner is None else _ask(inner, tensors, facts)
+    if asked is not None and asked.tied:
+        asked = _by_name(tensors, facts, asked)
     _warn_of_modules(model)
     return open_head(
         tensors, MODEL_NAMES, source=tensors.where, tensor=tensor, facts=facts, known=asked
@@ -128,7 +137,20 @@ def _facts(model: Any) -> ModelFacts | None:
     return replace(facts, hidden_sizes=(), vocab_sizes=())
 
 
-def _ask(inner: Any, tensors: ModelTensors) -> Choice | None:
+def _by_name(tensors: ModelTensors, facts: ModelFacts | None, asked: Choice) -> Choice:
+    """Return a head of its own that the names tell, where a model names its input embedding.
+
+    Some models do not tell their head, or say that it is the input embedding though it is not.
+    """
+    try:
+        found = choose(tensors, MODEL_NAMES, facts=facts)
+    except CheckpointError:
+        return asked
+    same = tensors.is_same(found.name, asked.name)
+    return asked if found.tied or same else found
+
+
+def _ask(inner: Any, tensors: ModelTensors, facts: ModelFacts | None) -> Choice | None:
     """Return what the transformers model says that its head is."""
     try:
         head, embedding = inner.get_output_embeddings(), inner.get_input_embeddings()
@@ -137,8 +159,11 @@ def _ask(inner: Any, tensors: ModelTensors) -> Choice | None:
     kind = type(inner).__name__
     weight = getattr(head, "weight", None)
     tied = weight is getattr(embedding, "weight", None)
-    if weight is None:  # or it does not tell: the names decide
-        return None
+    if weight is None:
+        name = tensors.name_of(getattr(embedding, "weight", None))
+        if name is None:
+            return None
+        return choose_embedding(name, len(tensors.names), MODEL_NAMES, facts)
     if tied:
         reason = f"{kind} shares its output embeddings with its input embeddings (tied)"
     else:

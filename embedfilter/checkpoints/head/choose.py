@@ -39,7 +39,7 @@ if TYPE_CHECKING:
     from embedfilter.checkpoints.checkpoint import TensorList
     from embedfilter.checkpoints.config import ModelFacts
 
-__all__ = ["Choice", "choose", "is_tied"]
+__all__ = ["Choice", "choose", "choose_embedding", "is_tied"]
 
 # What can be applied, where nothing else lies beside the weight.
 _SCALES = frozenset({"weight_scale", "weight_scale_inv", "SCB", "_scale"})
@@ -120,7 +120,7 @@ def choose(
     if tensor is not None:
         tied = tensor in embeddings and not heads and not far_heads
         choice = _named(tensors, tensor, tied=tied)
-    elif known is not None and not _contradicts(tensors, known, heads):
+    elif known is not None:
         choice = known
     elif heads:
         name = _only_one(tensors, heads)
@@ -129,8 +129,9 @@ def choose(
         # Beside an embedding at a known place, a head at an unknown one may belong to another
         # part: a draft model, a second tower.
         near = [name for group in table.embeddings for name in outline.find(group)]
-        if near:
-            raise _ambiguous(tensors, far_heads + near)
+        apart = near or _of_other_parts(outline, table, far_heads)
+        if apart:
+            raise _ambiguous(tensors, far_heads + apart)
         name = _only_one(tensors, far_heads)
         choice = Choice(name, tied=False, reason=f"{shown(name)} is the output head, by its ending")
     else:
@@ -161,6 +162,18 @@ def _find_short_heads(
     return [name for name in heads if tensors.shape(name) in shapes]
 
 
+def _of_other_parts(outline: Outline, table: NameTable, heads: Sequence[str]) -> list[str]:
+    """Return the input embeddings, if none of them is in the same part as one of the heads."""
+    every = [name for group in table.embeddings for name in group]
+    found = outline.find_endings(every, table.endings)
+    endings = sorted(table.heads, key=len, reverse=True)
+    for head in map(plain_name, heads):
+        prefix = head.removesuffix(next(e for e in endings if head.endswith(e)))
+        if any(plain_name(name).startswith(prefix) for name in found):
+            return []
+    return found
+
+
 def _named(tensors: TensorList, tensor: str, *, tied: bool) -> Choice:
     if tensor in tensors.names:
         return Choice(tensor, tied=tied, reason="named by tensor=")
@@ -169,11 +182,6 @@ def _named(tensors: TensorList, tensor: str, *, tied: bool) -> Choice:
     near = difflib.get_close_matches(tensor, outer[:1000], n=5, cutoff=0.4) or outer[:5]
     hint = f"; names near it: {', '.join(shown(name) for name in near)}" if near else ""
     raise CheckpointError(f"{tensors.where}: has no tensor {shown(tensor)}{hint}")
-
-
-def _contradicts(tensors: TensorList, known: Choice, heads: Sequence[str]) -> bool:
-    """Tell whether a model that names its input embedding has a head apart from it."""
-    return known.tied and bool(heads) and not any(_same(tensors, known.name, h) for h in heads)
 
 
 def _only_one(tensors: TensorList, names: Sequence[str]) -> str:
@@ -219,7 +227,7 @@ def _without_known_head(
     embedding = _only_one(tensors, embeddings) if embeddings else None
     if embedding is not None and len(tensors.shape(embedding)) != 2:
         # It will be refused for its shape.
-        return _choose_embedding(embedding, len(tensors.names), table, facts)
+        return choose_embedding(embedding, len(tensors.names), table, facts)
     others = _unnumbered(outline, table)
     n_tokens = _n_tokens(tensors, embedding, others, facts)
     if n_tokens is None:
@@ -243,10 +251,10 @@ def _without_known_head(
     rivals = [name for name in tall if _is_rival(tensors, name, embedding, tied)]
     if rivals:
         raise _ambiguous(tensors, [embedding, *rivals])
-    return _choose_embedding(embedding, len(tensors.names), table, facts)
+    return choose_embedding(embedding, len(tensors.names), table, facts)
 
 
-def _choose_embedding(
+def choose_embedding(
     name: str, n_tensors: int, table: NameTable, facts: ModelFacts | None
 ) -> Choice:
     """Return the choice of the input embedding, with a doubt unless something says it is tied."""
@@ -278,7 +286,9 @@ def is_tied(facts: ModelFacts) -> bool | None:
     """Tell whether a model of transformers ties its head, None where nothing tells."""
     if facts.tied is not None or facts.model_type is None:
         return facts.tied
-    return tied_by_default(facts.model_type)
+    tied = tied_by_default(facts.model_type)
+    # Of a model of several parts the language model's may be known.
+    return tied_by_default(str(facts.settings.get("model_type"))) if tied is None else tied
 
 
 def _tying(table: NameTable, facts: ModelFacts | None) -> tuple[bool | None, str]:

@@ -64,7 +64,7 @@ MARKS = {
 """Segments of names beside a packed weight, in the order in which they are told apart."""
 
 _SAYS_HEAD = re.compile(
-    r"(lm_?)?heads?|lm_\w*head|\w*_lm_head|outputs?|un_?embed\w*|\w*output_proj\w*|output_layer"
+    r"(lm_?)?heads?|\w*_heads?|outputs?|un_?embed\w*|\w*output_proj\w*|output_layer"
     r"|\w*logits?\w*|embed_out|generator|proj_out|lm_loss|predictions?|pred_layer|vocab_proj\w*"
     r"|out_embed\w*|output_embed\w*",
     re.ASCII,

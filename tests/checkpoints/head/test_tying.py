@@ -118,8 +118,11 @@ def write_gguf(path: Path, architecture: str, names: tuple[str, ...]) -> dict[st
 def test_output_of_gguf_is_taken(tmp_path, architecture):
     path = tmp_path / "model.gguf"
     tensors = write_gguf(path, architecture, ("token_embd.weight", "output.weight"))
+    expected = tensors["output.weight"]
+    if architecture == "baichuan":  # which divides its rows by their lengths
+        expected = expected / np.linalg.norm(expected, axis=1, keepdims=True)
     with open_unembedding(path) as W:
-        np.testing.assert_array_equal(W.rows(0, V), tensors["output.weight"])
+        np.testing.assert_allclose(W.rows(0, V), expected, rtol=1e-6)
         assert not W.tied
 
 
