@@ -4,22 +4,42 @@ from __future__ import annotations
 
 import contextlib
 import csv
+import gc
 import io
+import signal
 from collections.abc import Iterator
 from importlib import resources
 from pathlib import Path
 
+import gguf
 import numpy as np
 import pytest
 from hub_server import HubServer
 from installed import installed_file
 from numpy.typing import NDArray
+from shared import made_once
 
 import embedfilter
 from embedfilter import open_unembedding
 from embedfilter.demo import TEMPLATES
 
 ISAS = embedfilter.available_isas()
+
+
+# Their packages are installed for `tox run -e long` only.
+OF_PEERS = {"test_dask.py", "test_mteb.py", "test_notebooks.py", "test_vector_stores.py"}
+
+
+def pytest_ignore_collect(collection_path: Path, config: pytest.Config) -> bool | None:
+    """Leave out what the command line's `-m "not long"` would, before it imports a package."""
+    not_long = config.option.markexpr == "not long"
+    return True if not_long and collection_path.name in OF_PEERS else None
+
+
+def pytest_collection_finish() -> None:
+    """Take what is imported by now for permanent: looking through it again takes a second."""
+    gc.collect()
+    gc.freeze()
 
 
 def pytest_report_header() -> str:
@@ -33,10 +53,35 @@ def smollm2() -> Path:
 
 
 @pytest.fixture(scope="session")
+def smollm2_tensors(smollm2: Path) -> dict[str, gguf.ReaderTensor]:
+    """Its tensors as the gguf package reads them, which takes seconds for the vocabulary."""
+    return {tensor.name: tensor for tensor in gguf.GGUFReader(smollm2).tensors}
+
+
+@pytest.fixture(scope="session")
 def smollm2_head(smollm2: Path) -> NDArray[np.float32]:
     """Its tied head, (49152, 576), dequantised."""
     with open_unembedding(smollm2) as W:
         return W.rows(0, W.shape[0])
+
+
+@pytest.fixture(scope="session")
+def smollm2_vh(smollm2_head: NDArray[np.float32]) -> NDArray[np.float64]:
+    """Its right singular vectors, (576, 576), in descending order, by float64 NumPy."""
+    W = smollm2_head.astype(np.float64)
+    return np.linalg.eigh(W.T @ W)[1].T[::-1]
+
+
+@pytest.fixture(scope="session")
+def smollm2_folder(smollm2: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """SmolLM2 as transformers saves it: it opens in a fraction of a GGUF file's time."""
+
+    def make(folder: Path) -> None:
+        model = embedfilter.encoder(smollm2, ratio=1, normalize=False, device="cpu")
+        model[0].model.save_pretrained(folder)
+        model[0].tokenizer.save_pretrained(folder)
+
+    return made_once(tmp_path_factory, "smollm2", make)
 
 
 @pytest.fixture(scope="session")
@@ -65,6 +110,20 @@ def isa(request: pytest.FixtureRequest) -> Iterator[str]:
     assert embedfilter.get_isa() == request.param
     yield request.param
     embedfilter.set_isa(before)
+
+
+@pytest.fixture
+def deadline() -> Iterator[None]:
+    """End a test that hangs."""
+
+    def expire(_number: int, _frame: object) -> None:
+        raise AssertionError("hangs")
+
+    before = signal.signal(signal.SIGALRM, expire)
+    signal.alarm(60)
+    yield
+    signal.alarm(0)
+    signal.signal(signal.SIGALRM, before)
 
 
 @pytest.fixture

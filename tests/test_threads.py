@@ -144,17 +144,22 @@ def test_other_python_threads_run_meanwhile(work: tuple) -> None:
             times.append(time.perf_counter())
             time.sleep(0)
 
+    def ticks_in_the_middle() -> bool:
+        times.clear()
+        start = time.perf_counter()
+        f.transform(X, n_threads=1)
+        end = time.perf_counter()
+        return any(start + (end - start) / 4 < t < end - (end - start) / 4 for t in times)
+
     ticker = threading.Thread(target=tick)
     ticker.start()
-    start = time.perf_counter()
-    f.transform(X, n_threads=1)
-    end = time.perf_counter()
-    stop.set()
-    ticker.join()
-    # Held for the whole call, the interpreter would let the other thread run before and
-    # after it only.
-    middle = [t for t in times if start + (end - start) / 4 < t < end - (end - start) / 4]
-    assert middle
+    try:
+        # Held for the whole call, the interpreter would let the other thread run before and
+        # after it only. A busy machine may not let it run in one call, but does in one of many.
+        assert any(ticks_in_the_middle() for _ in range(50))
+    finally:
+        stop.set()
+        ticker.join()
 
 
 def _transform_in_child(arguments: tuple) -> bool:
@@ -221,7 +226,7 @@ def test_fork_while_another_thread(work: tuple, meanwhile: str) -> None:
         for _ in range(10):
             child = os.fork()
             if child == 0:
-                signal.alarm(30)  # a child that hangs is killed and found out
+                signal.alarm(240)  # a child that hangs is killed and found out
                 same = np.array_equal(f.transform(X), expected)
                 same = same and np.isfinite(_core.eigh(np.eye(50), np.arange(50), 2)[1]).all()
                 os._exit(0 if same else 1)

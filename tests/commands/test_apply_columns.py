@@ -250,7 +250,7 @@ def test_interrupted(filter_file: Path, tmp_path: Path) -> None:
     assert process.stdin is not None
     process.stdin.write(sink.getvalue().to_pybytes())
     process.stdin.flush()
-    end = time.monotonic() + 30
+    end = time.monotonic() + 240
     while not any(name.endswith(".part") for name in names(tmp_path)):
         assert time.monotonic() < end
         time.sleep(0.05)
@@ -258,7 +258,7 @@ def test_interrupted(filter_file: Path, tmp_path: Path) -> None:
     process.stdin.close()
     assert process.stderr is not None
     process.stderr.close()
-    assert process.wait(30) != 0
+    assert process.wait(240) != 0
     assert (tmp_path / "out.arrow").read_bytes() == b"what was there"
     assert names(tmp_path) == ["f.safetensors", "out.arrow"]
 
@@ -269,10 +269,11 @@ def test_memory_does_not_grow_with_the_file(filter_file: Path, tmp_path: Path) -
         "main(sys.argv[1:], standalone_mode=False)\nprint(peak())"
     )
     peaks = []
-    for n in (1_000_000, 4_000_000):  # 130 and 510 MB, each in one row group
+    for n in (300_000, 1_500_000):  # 38 and 192 MB, each in one row group
         large_file(tmp_path / "in.parquet", n)
         out = tmp_path / "out.parquet"
-        done = run_code(code, "apply", filter_file, tmp_path / "in.parquet", out)
+        source = tmp_path / "in.parquet"
+        done = run_code(code, "apply", filter_file, source, out, "--threads", 2)
         peaks.append(int(done.stdout.splitlines()[-1]))
         assert pq.ParquetFile(out).metadata.num_rows == n
     assert peaks[1] - peaks[0] < 100e6

@@ -38,7 +38,7 @@ def test_calibrate(folder: Path, tmp_path: Path) -> None:
     )
     assert EmbedFilter.load(output) == g
     facts = json.loads(done.stdout)
-    assert facts.pop("seconds") > 0
+    assert facts.pop("seconds") >= 0
     assert facts == {
         "filter": str(output),
         "n_features_in": 64,
@@ -69,7 +69,8 @@ def test_a_file_larger_than_the_memory_it_takes(folder: Path, tmp_path: Path) ->
     code = (
         PEAK + "import sys\nfrom embedfilter.commands.main import main\n"
         "from embedfilter import EmbedFilter\n"
-        "main(['calibrate', sys.argv[1], sys.argv[2], '-o', sys.argv[3]], standalone_mode=False)\n"
+        "main(['calibrate', *sys.argv[1:3], '-o', sys.argv[3], '--threads', '2'],"
+        " standalone_mode=False)\n"
         "print(peak())"
     )
     small = run_code(code, folder / "filter", folder / "sample.npy", tmp_path / "g")

@@ -63,7 +63,7 @@ def test_fit_options(checkpoint: Path, tmp_path: Path) -> None:
     assert EmbedFilter.load(output).n_components == 7
 
 
-def test_fit_of_a_real_model_in_its_time_and_memory(smollm2: Path, tmp_path: Path) -> None:
+def test_fit_of_a_real_model_in_its_memory(smollm2: Path, tmp_path: Path) -> None:
     """The issue's bound is 400 MB; the time is measured in benchmarks/, not here."""
     code = (
         f"{PEAK}\n"
@@ -73,7 +73,7 @@ def test_fit_of_a_real_model_in_its_time_and_memory(smollm2: Path, tmp_path: Pat
         "print(peak())\n"
     )
     output = tmp_path / "f.safetensors"
-    done = run_code(code, "fit", smollm2, "-o", output)
+    done = run_code(code, "fit", smollm2, "-o", output, "--threads", 2)
     assert int(done.stdout.splitlines()[-1]) < 400e6
     f = EmbedFilter.load(output)
     assert (f.n_features_in, f.n_components) == (576, 288)
@@ -251,7 +251,8 @@ def test_apply_to_a_file_larger_than_the_memory_allowed(filter_file: Path, tmp_p
         "embedfilter.commands.main.main(sys.argv[1:], standalone_mode=False)\n"
         "print(peak() - before)\n"
     )
-    done = run_code(code, "apply", filter_file, source, output, "--precision", "float16")
+    options = ("--precision", "float16", "--threads", 2)
+    done = run_code(code, "apply", filter_file, source, output, *options)
     assert 0 < int(done.stdout.splitlines()[-1]) < 128e6
     assert np.load(output, mmap_mode="r").shape == (n, 32)
 
@@ -309,13 +310,13 @@ def test_interrupted_apply_leaves_nothing(
         [sys.executable, "-c", code, "apply", filter_file, source, output],
         stderr=subprocess.PIPE, text=True, cwd=SCRIPTS,
     )  # fmt: skip
-    deadline = time.monotonic() + 60
+    deadline = time.monotonic() + 240
     while not any(path.stat().st_size > 1000 for path in tmp_path.glob(".*.part")):
         assert process.poll() is None
         assert time.monotonic() < deadline
         time.sleep(0.02)
     process.send_signal(number)
-    _, errors = process.communicate(timeout=60)
+    _, errors = process.communicate(timeout=240)
     assert process.returncode == status, errors
     assert errors.strip() == message
     assert {path.name for path in tmp_path.iterdir()} == {"filter.safetensors", "X.npy", "Y.npy"}

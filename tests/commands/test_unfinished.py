@@ -44,6 +44,8 @@ COMMANDS = {
         "labels.txt",
         "--model",
         "head.npy",
+        "--dimensions",
+        "8",
         "-o",
         "OUT.html",
     ],
@@ -51,6 +53,11 @@ COMMANDS = {
     "encode": ["encode", "model", "labels.txt", "-o", "OUT.npy", "--device", "cpu"],
 }
 WAYS = ["full disk", "killed", "Ctrl-C"]
+CASES = [
+    pytest.param(command, way, marks=[pytest.mark.long] if command == "encode" else [])
+    for command in COMMANDS  # encode imports all that a model needs
+    for way in WAYS
+]
 
 
 def write_language_model(folder: Path) -> None:
@@ -111,8 +118,7 @@ def folder(tmp_path: Path, rng: np.random.Generator) -> Path:
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="there are no such limits")
-@pytest.mark.parametrize("way", WAYS)
-@pytest.mark.parametrize("command", list(COMMANDS))
+@pytest.mark.parametrize(("command", "way"), CASES)
 def test_the_old_file_stays(folder: Path, command: str, way: str) -> None:
     words = COMMANDS[command]
     if command == "encode":

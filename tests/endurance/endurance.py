@@ -167,7 +167,7 @@ def shutdown(n_processes: int = 100) -> str:
     """End the interpreter while threads are inside the C core."""
     for number in range(n_processes):
         command = [sys.executable, "-c", SHUTDOWN, str(number % 10 * 0.004)]
-        done = subprocess.run(command, check=False, capture_output=True, text=True, timeout=60)
+        done = subprocess.run(command, check=False, capture_output=True, text=True, timeout=240)
         assert done.returncode == 0, (number, done)
         assert done.stderr == "", (number, done)
     return f"{n_processes} interpreters ended in the middle of calls, none crashed or hung"

@@ -223,10 +223,10 @@ def test_an_encoder_trained_to_embed() -> None:
 
 
 def test_texts_and_a_model(
-    smollm2: Path, demo_texts: list[str], demo_embeddings: dict[str, NDArray]
+    smollm2: Path, smollm2_folder: Path, demo_texts: list[str], demo_embeddings: dict[str, NDArray]
 ) -> None:
     texts, labels = demo_texts[:12], np.arange(12) % 2
-    found = evaluate(texts, encode_with=smollm2, labels=labels, dimensions=[288])
+    found = evaluate(texts, encode_with=smollm2_folder, labels=labels, dimensions=[288])
     expected = evaluate(demo_embeddings["PromptEOL"][:12], smollm2, labels=labels, dimensions=[288])
     for name in ("no filter", "edge"):
         d = 576 if name == "no filter" else 288

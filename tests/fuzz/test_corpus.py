@@ -1,8 +1,7 @@
-"""Every file that fuzzing has kept, read again: refused or read, in no time, and nothing else."""
+"""Every file that fuzzing has kept, read again: refused or read, and nothing else."""
 
 from __future__ import annotations
 
-import time
 import tracemalloc
 from pathlib import Path
 
@@ -17,15 +16,14 @@ def test_there_is_a_corpus_of_each_target() -> None:
     assert len(CASES) > 200
 
 
+@pytest.mark.usefixtures("deadline")
 @pytest.mark.parametrize("path", CASES, ids=lambda path: f"{path.parent.name}-{path.name}")
 def test_it_is_read_or_refused(path: Path) -> None:
     data = path.read_bytes()
     tracemalloc.start()
-    start = time.process_time()
     try:
         TARGETS[path.parent.name](data)
         peak = tracemalloc.get_traced_memory()[1]
     finally:
         tracemalloc.stop()
-    assert time.process_time() - start < 5  # a hang, not a speed
     assert peak < 200e6

@@ -10,6 +10,8 @@ from dask.base import tokenize
 
 from embedfilter import EmbedFilter
 
+pytestmark = pytest.mark.long
+
 
 @pytest.fixture(scope="module")
 def f() -> EmbedFilter:

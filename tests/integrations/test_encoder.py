@@ -26,21 +26,16 @@ TEXTS = [
 LONG = " ".join(f"word{i}" for i in range(400))  # over 512 tokens
 
 
-@pytest.fixture(scope="module")
-def folder(smollm2: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """SmolLM2 as transformers saves it: it opens in a fraction of a GGUF file's time."""
-    model = embedfilter.encoder(smollm2, ratio=1, normalize=False, device="cpu")
-    path = tmp_path_factory.mktemp("smollm2")
-    model[0].model.save_pretrained(path)
-    model[0].tokenizer.save_pretrained(path)
-    return path
+@pytest.fixture
+def folder(smollm2_folder: Path) -> Path:
+    return smollm2_folder
 
 
 @pytest.fixture(scope="module")
-def direct(folder: Path) -> tuple[Any, Any]:
+def direct(smollm2_folder: Path) -> tuple[Any, Any]:
     """The model and the tokenizer by transformers alone."""
-    tokenizer = transformers.AutoTokenizer.from_pretrained(folder)
-    return transformers.AutoModel.from_pretrained(folder).eval(), tokenizer
+    tokenizer = transformers.AutoTokenizer.from_pretrained(smollm2_folder)
+    return transformers.AutoModel.from_pretrained(smollm2_folder).eval(), tokenizer
 
 
 @pytest.fixture(scope="module")

@@ -18,6 +18,8 @@ from sentence_transformers import SentenceTransformer
 from embedfilter import EmbedFilter
 from embedfilter.integrations.mteb import FilteredEncoder
 
+pytestmark = pytest.mark.long
+
 PAIRS = [
     ("A cat sleeps on the sofa.", "A cat is asleep on a couch.", 4.8),
     ("The man plays the guitar.", "A man is playing an instrument.", 3.9),

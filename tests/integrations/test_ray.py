@@ -23,6 +23,7 @@ def f() -> EmbedFilter:
     return EmbedFilter.from_matrix(np.random.default_rng(1).standard_normal((300, D)))
 
 
+@pytest.mark.long  # Ray itself is not installed elsewhere
 @pytest.mark.parametrize("kill", [False, True], ids=["undisturbed", "a-worker-killed"])
 def test_nothing_is_lost_or_doubled(f: EmbedFilter, tmp_path: Path, kill: bool) -> None:
     X = np.random.default_rng(2).standard_normal((N, D)).astype(np.float32)

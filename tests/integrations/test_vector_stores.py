@@ -13,6 +13,7 @@ from usearch.index import Index, MetricKind
 
 from embedfilter import EmbedFilter
 
+pytestmark = pytest.mark.long
 K = 144
 
 

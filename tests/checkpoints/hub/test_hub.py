@@ -9,6 +9,7 @@ import json
 import os
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import huggingface_hub
@@ -181,6 +182,7 @@ def test_a_fit_that_was_killed_is_resumed_by_the_next(hub, head, expected, tmp_p
     )
     while hub.answers:
         assert process.poll() is None
+        time.sleep(0.02)
     process.kill()
     process.wait()
     hub.answers.clear()
@@ -434,7 +436,7 @@ def test_the_command_line(hub, head, expected, tmp_path):
             env=environment(hub, tmp_path, **variables),
             capture_output=True,
             text=True,
-            timeout=60,
+            timeout=240,
             check=False,
         )
 
