@@ -16,29 +16,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 import safetensors.numpy
-from command_line import SCRIPTS, failure, fifo, run, run_code, write_checkpoint
+from command_line import SCRIPTS, failure, fifo, run, run_code
 from numpy.typing import NDArray
 
 import embedfilter
 from embedfilter import EmbedFilter
 from embedfilter.commands.main import main
-
-
-@pytest.fixture(scope="module")
-def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return write_checkpoint(tmp_path_factory.mktemp("model") / "model.safetensors")
-
-
-@pytest.fixture
-def filter_file(checkpoint: Path, tmp_path: Path) -> Path:
-    path = tmp_path / "filter.safetensors"
-    EmbedFilter.from_checkpoint(checkpoint).save(path)
-    return path
-
-
-@pytest.fixture
-def X(rng: np.random.Generator) -> NDArray:
-    return rng.standard_normal((1000, 64)).astype(np.float32)
 
 
 def test_bad_arguments_to_fit(checkpoint: Path, tmp_path: Path) -> None:

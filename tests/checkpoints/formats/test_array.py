@@ -144,7 +144,7 @@ def test_torch(dtype, kind):
         torch.zeros(V, D, device="meta"),
         torch.zeros(V, D).to_sparse(),
     ],
-    ids=repr,
+    ids=lambda given: type(given).__name__ + str(getattr(given, "dtype", "")),
 )
 def test_what_is_not_an_array_of_floats(given):
     with pytest.raises(TypeError, match=r"^source: "):
