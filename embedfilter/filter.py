@@ -64,9 +64,9 @@ class EmbedFilter:
     metadata : mapping of str to str
         Where the filter comes from: source, revision (the commit of a model on the Hub),
         fitted_for (the model, where the head is another's), tensor, dtype, rows, fingerprint
-        (SHA-256 of the tensor's bytes), version (of the library that fitted it). Of a calibrated
-        filter also calibration_rows, calibration_components, calibration_whitening and
-        calibration_shrinkage.
+        (SHA-256 of the tensor's bytes), evidence (why it was taken), applied and doubt (if any),
+        version (of the library). Of a calibrated filter also calibration_rows,
+        calibration_components, calibration_whitening and calibration_shrinkage.
     mean : (d,) float32 or None
         Subtracted from embeddings before they are projected; None if not calibrated.
     ranges : (2, k) float32 or None
@@ -356,7 +356,7 @@ class EmbedFilter:
         calibrated = self.mean is not None  # components are cut by variance then
         if k < self.n_components and not calibrated:
             try:
-                check_cuts(self.singular_values, self.component_indices[:k], stacklevel=2)
+                check_cuts(self.singular_values, self.component_indices[:k])
             except SpectrumError as error:
                 raise ValueError(f"n_components: {error}") from None
         shortened = self.kind == "identity" and k < self.n_components and not calibrated

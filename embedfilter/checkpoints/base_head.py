@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import os
-import warnings
 from typing import TYPE_CHECKING, Any
 
 from embedfilter.checkpoints.opening import open_unembedding, read_facts
+from embedfilter.errors import warn_user
 
 if TYPE_CHECKING:
     from embedfilter.checkpoints.unembedding import Unembedding
@@ -69,7 +69,7 @@ def open_for(
                 f" {W.shape[1]} in {W.source}"
             )
         if facts is not None and facts.vocab_sizes:
-            check_vocabularies(W.shape[0], W.source, facts.vocab_sizes, name, stacklevel=4)
+            check_vocabularies(W.shape[0], W.source, facts.vocab_sizes, name)
     except BaseException:
         W.close()
         raise
@@ -77,9 +77,7 @@ def open_for(
     return W
 
 
-def check_vocabularies(
-    n_rows: int, base: str, sizes: tuple[int, ...], name: str, *, stacklevel: int
-) -> None:
+def check_vocabularies(n_rows: int, base: str, sizes: tuple[int, ...], name: str) -> None:
     """Tell when a vocabulary is not that of the model whose head is taken.
 
     Fine-tuning keeps the tokens, but may add some; and matrices are padded.
@@ -94,8 +92,6 @@ def check_vocabularies(
         Tokens, or rows, of the model that it is taken for; one that fits is enough.
     name
         That model.
-    stacklevel
-        Of the warning.
 
     Raises
     ------
@@ -113,8 +109,6 @@ def check_vocabularies(
     if apart > max(_PADDING, _MOST_APART * max(size, n_rows)):
         raise ValueError(f"expected models of one vocabulary, found two: {found}")
     if apart > _SOME_TOKENS:
-        warnings.warn(
-            f"{found}, which is more than padding: make sure that the one was made of the other",
-            UserWarning,
-            stacklevel=stacklevel,
+        warn_user(
+            f"{found}, which is more than padding: make sure that the one was made of the other"
         )

@@ -58,5 +58,8 @@ class Checkpoint(TensorList, Protocol):
     def remark(self, name: str) -> str:
         """Return what to add to the reason for choosing a tensor, or "", even after `close`."""
 
+    def doubts(self) -> tuple[str, ...]:
+        """Return why a head may be missing among the names, even after `close`."""
+
     def close(self, keep: str | None = None) -> None:
         """Close all files but the one that holds the tensor `keep`."""

@@ -1,9 +1,8 @@
 """What a model's config.json says about its unembedding matrix, as a cross-check.
 
-The tensors decide which matrix is taken. The config is only compared with it:
-the hidden size and the vocabulary must not contradict it, and a
-``tie_word_embeddings`` that disagrees is reported (published checkpoints have
-the flag wrong).
+An output head that is stored is taken whatever the config says: the hidden size and the
+vocabulary must not contradict it, and a ``tie_word_embeddings`` that does is reported (published
+checkpoints have the flag wrong). Where no head is stored the config says whether it is tied.
 """
 
 from __future__ import annotations
@@ -58,6 +57,8 @@ class ModelFacts:
         Sizes of the vocabulary, likewise.
     tied : bool or None
         Whether the head is said to share the input embedding; None: not said.
+    tied_by : str
+        The setting that says so, such as "tie_word_embeddings=true".
     scale_block : tuple of int or None
         Rows and columns that share a scale of a quantised matrix; None: not said.
     folder : Folder or None
@@ -74,6 +75,7 @@ class ModelFacts:
     hidden_sizes: tuple[int, ...] = ()
     vocab_sizes: tuple[int, ...] = ()
     tied: bool | None = None
+    tied_by: str = ""
     scale_block: tuple[int, int] | None = None
     folder: Folder | None = None
     model_type: str | None = None
@@ -132,9 +134,8 @@ class ModelFacts:
         """Return what to add to the reason when the flag disagrees with the tensors, or ''."""
         if self.tied is None or self.tied == tied:
             return ""
-        flag = str(self.tied).lower()
         found = "no separate head is stored" if tied else "a separate head is stored"
-        return f"; {self.where} says tie_word_embeddings={flag}, yet {found}"
+        return f"; {self.where} says {self.tied_by}, yet {found}"
 
 
 def read_config(folder: Folder) -> ModelFacts | None:
@@ -180,7 +181,7 @@ def facts_of(config: dict[str, Any], *, where: str, folder: Folder | None = None
         where=where,
         hidden_sizes=_sizes(sections, _HIDDEN_SIZE),
         vocab_sizes=_sizes(sections, _VOCAB_SIZE),
-        tied=_tied(sections[::-1]),
+        **_tied(sections[::-1]),
         scale_block=_scale_block(sections),
         folder=folder,
         model_type=next(
@@ -213,19 +214,20 @@ def read_params(folder: Folder) -> ModelFacts | None:
         where="params.json",
         hidden_sizes=sizes,
         vocab_sizes=_sizes([params], ("vocab_size",)),  # -1 of Llama 1 and 2 says nothing
-        tied=_tied([params]),
+        **_tied([params]),
         folder=folder,
         settings=dict(params),
     )
 
 
-def _tied(sections: list[dict[str, Any]]) -> bool | None:
+def _tied(sections: list[dict[str, Any]]) -> dict[str, Any]:
     """Return what the first section that says so says of the head's being the input embedding."""
     for section in sections:
         for key, meaning in _TIE_SETTINGS.items():
-            if isinstance(section.get(key), bool):
-                return bool(section[key] is meaning)
-    return None
+            value = section.get(key)
+            if isinstance(value, bool):
+                return {"tied": value is meaning, "tied_by": f"{key}={str(value).lower()}"}
+    return {}
 
 
 def _is_name(value: Any) -> bool:

@@ -13,7 +13,7 @@ from embedfilter.checkpoints.formats.gguf_parts import open_gguf
 from embedfilter.checkpoints.formats.numpy_file import NpyFile, NpzFile
 from embedfilter.checkpoints.formats.open_model import is_model, open_model
 from embedfilter.checkpoints.formats.sharded import ShardedFolder
-from embedfilter.checkpoints.head.choose import Choice, is_tied
+from embedfilter.checkpoints.head.choose import Choice
 from embedfilter.checkpoints.head.names import GGUF_NAMES, MODEL_NAMES, NameTable
 from embedfilter.checkpoints.head.open_head import open_head
 from embedfilter.checkpoints.layouts.finding import find_checkpoint
@@ -25,7 +25,6 @@ from embedfilter.errors import CheckpointError
 from embedfilter.files.endings import GGUF, NPY, NPZ, PICKLES, ending
 from embedfilter.files.folder import Folder
 from embedfilter.files.input_file import InputFile
-from embedfilter.files.messages import shown
 
 if TYPE_CHECKING:
     from embedfilter.checkpoints.checkpoint import Checkpoint
@@ -54,7 +53,7 @@ def open_unembedding(
 
     Only the header is read here; the matrix is read from the result, in row
     blocks. A separate output head is taken where there is one, else the input
-    embedding: the tensors that exist decide, not the config's flag.
+    embedding, on the word of the config or the architecture or with a doubt.
 
     Parameters
     ----------
@@ -149,7 +148,9 @@ def read_facts(source: str | os.PathLike[str], *, revision: str | None = None) -
     if ending(name) in _INDEX:
         return read_config(folder)
     if ending(name) not in GGUF:
-        return None  # a file of tensors says nothing
+        with contextlib.suppress(CheckpointError):  # the file of tensors itself says nothing
+            return read_config(folder)
+        return None
     with contextlib.closing(GgufFile(folder.open(name))) as file:
         return file.facts
 
@@ -170,11 +171,8 @@ def _open_checkpoint(
     checkpoint, table, facts, known = opened
     W = open_head(checkpoint, table, source=source, tensor=tensor, facts=facts, known=known)
     W.reason += checkpoint.remark(W.name)
-    if W.tied and isinstance(checkpoint, ShardedFolder) and checkpoint.unread:
-        W.doubts += (
-            f"an output head that the index omits may be in {shown(checkpoint.unread[0])}, which "
-            "is not there or damaged: download the checkpoint anew",
-        )
+    if W.tied:
+        W.doubts += checkpoint.doubts()
     return W
 
 
@@ -201,7 +199,7 @@ def _checkpoint_of(
         return arrays, MODEL_NAMES, facts, known
     if kind in _INDEX:
         facts = facts or read_config(folder) or read_params(folder)
-        tied = None if facts is None else is_tied(facts)
+        tied = None if facts is None else facts.tied
         sharded = ShardedFolder(folder, file, tensor=tensor, tied=tied)
         return sharded, MODEL_NAMES, facts, None
     refuse_start(file)
@@ -213,10 +211,10 @@ def _facts_beside(folder: Folder, whole: Checkpoint) -> ModelFacts | None:
     """Return what a config.json beside a file says, if it may be that of this file."""
     with contextlib.suppress(CheckpointError):
         facts = read_config(folder)
+        if facts is None or not facts.hidden_sizes:
+            return facts
         shapes = {whole.shape(name)[-1:] for name in whole.names}
-        if facts is not None and (
-            not facts.hidden_sizes or any((size,) in shapes for size in facts.hidden_sizes)
-        ):
+        if any((size,) in shapes for size in facts.hidden_sizes):
             return facts
     return None
 

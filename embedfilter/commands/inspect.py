@@ -10,7 +10,13 @@ from typing import TYPE_CHECKING, Any
 import click
 import numpy as np
 
-from embedfilter.commands.common import CHECKPOINT, json_option, print_text, revision_option
+from embedfilter.commands.common import (
+    CHECKPOINT,
+    json_option,
+    print_text,
+    revision_option,
+    tensor_option,
+)
 from embedfilter.errors import EmbedFilterError
 
 if TYPE_CHECKING:
@@ -22,7 +28,7 @@ __all__ = ["filter_facts", "inspect"]
 
 @click.command()
 @click.argument("file", type=CHECKPOINT)
-@click.option("--tensor", help="The tensor of a checkpoint to take for the unembedding matrix.")
+@tensor_option
 @revision_option
 @json_option
 def inspect(file: str, as_json: bool, **options: Any) -> None:
@@ -118,7 +124,7 @@ def _row_facts(W: Unembedding) -> dict[str, int]:
 
     from embedfilter.checkpoints.row_counts import count_rows, warn_of_copies  # noqa: PLC0415
 
-    warn_of_copies(W, stacklevel=2)
+    warn_of_copies(W)
     with tqdm(total=W.shape[0], desc="inspect", unit=" rows", unit_scale=True, disable=None) as bar:
         counts = count_rows(W.blocks(), progress=bar.update)
     return {"zero_rows": counts.zero, "copied_rows": counts.copies}

@@ -12,13 +12,13 @@ from embedfilter.arrays.embeddings import as_embeddings, bad_rows_message
 from embedfilter.checkpoints.base_head import open_for
 from embedfilter.evaluation.tasks import Labels, Pairs, Relevance, Space, Task
 from embedfilter.filter import EmbedFilter
-from embedfilter.fitting.kinds import KINDS, check_n_components
+from embedfilter.fitting.kinds import check_n_components
 
 __all__ = ["as_dimensions", "as_filters", "as_source", "as_task", "encoded"]
 
 _Rows = NDArray[np.float32]
 # Kinds of filter that are compared, where a model is given.
-_KINDS = tuple(kind for kind in ("edge", "late") if kind in KINDS)
+_KINDS = ("edge", "late")
 _LEAST_ROWS = 2
 
 

@@ -10,10 +10,10 @@ mean                  (d,)         F32, of a calibrated filter only
 ranges                (2, k)       F32, least and greatest values, likewise
 ====================  ===========  ===================================================
 
-The metadata are strings: format_version, kind, d, k, and those of `EmbedFilter.metadata`
-(source, revision, tensor, dtype, rows, fingerprint, version, and the settings of a
-calibration). A filtered embedding is ``y = x @ components.T``, of a calibrated filter, whose
-components are orthogonal but of unequal length, ``y = (x - mean) @ components.T``.
+The metadata are strings: format_version, kind, d, k, and those of `EmbedFilter.metadata`, the
+settings of a calibration among them. A filtered embedding is ``y = x @ components.T``, of a
+calibrated filter, whose components are orthogonal but of unequal length,
+``y = (x - mean) @ components.T``.
 """
 
 from __future__ import annotations

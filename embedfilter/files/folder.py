@@ -77,6 +77,7 @@ class Folder:
     """
 
     path: PurePath
+    is_remote = False  # where opening a file costs a request
     outer: Folder | None = None
 
     def __init__(self, path: Path) -> None:

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import warnings
 from typing import Any
 
 import numpy as np
 
 from embedfilter.checkpoints.row_counts import warn_of_copies
 from embedfilter.checkpoints.unembedding import Unembedding
+from embedfilter.errors import warn_user
 from embedfilter.fitting.kinds import check_cuts, kept_directions
 from embedfilter.fitting.spectrum import Spectrum
 from embedfilter.version import __version__
@@ -18,8 +18,6 @@ def fit(
     W: Unembedding, k: int, kind: str, *, n_threads: int, progress: bool = False
 ) -> dict[str, Any]:
     """Return the arguments of `EmbedFilter`, fitted to a matrix.
-
-    Warnings are told of the caller's caller.
 
     Parameters
     ----------
@@ -41,11 +39,11 @@ def fit(
     """
     V, d = W.shape
     kept = kept_directions(kind, d, k)
+    for doubt in W.doubts:  # before the work
+        warn_user(f"{W.source}: {doubt}")
     spectrum = Spectrum.of(W, kept, n_threads=n_threads, progress=progress)
-    for doubt in W.doubts:
-        warnings.warn(f"{W.source}: {doubt}", UserWarning, stacklevel=3)
-    check_cuts(spectrum.singular_values, kept, stacklevel=3)
-    warn_of_copies(W, stacklevel=3)
+    check_cuts(spectrum.singular_values, kept)
+    warn_of_copies(W)
     return {
         "components": spectrum.directions.astype(np.float32),
         "component_indices": kept,

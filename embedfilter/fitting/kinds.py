@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import math
-import warnings
 from numbers import Integral, Real
 
 import numpy as np
 from numpy.typing import NDArray
+
+from embedfilter.errors import warn_user
 
 __all__ = [
     "KINDS",
@@ -138,14 +139,11 @@ def rounding_of_squares(singular_values: NDArray[np.float64]) -> float:
     return float(8 * d * np.finfo(np.float64).eps * singular_values[0] ** 2)
 
 
-def check_cuts(
-    singular_values: NDArray[np.float64], kept: NDArray[np.int64], *, stacklevel: int
-) -> None:
+def check_cuts(singular_values: NDArray[np.float64], kept: NDArray[np.int64]) -> None:
     """Check that the kept subspace is determined where it is cut from the rest.
 
     Between two equal singular values any rotation of the two directions is as good, so the
-    subspace on either side of a cut between them is arbitrary. `stacklevel` is that of the
-    warning, seen from the caller.
+    subspace on either side of a cut between them is arbitrary.
 
     Raises
     ------
@@ -170,10 +168,8 @@ def check_cuts(
                 f" determined, found rank {rank} of {d}: keep fewer components"
             )
         if squares[i] - squares[i + 1] <= noise:
-            warnings.warn(
+            warn_user(
                 f"singular values {i} and {i + 1} of {d} are equal to rounding"
                 f" ({singular_values[i]:.9g}, {singular_values[i + 1]:.9g}), and one is kept, the"
-                " other is not: which subspace is kept is arbitrary there",
-                UserWarning,
-                stacklevel=stacklevel + 1,
+                " other is not: which subspace is kept is arbitrary there"
             )

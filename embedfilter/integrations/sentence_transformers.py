@@ -13,7 +13,6 @@ import json
 import os
 import shutil
 import tempfile
-import warnings
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -22,8 +21,10 @@ import numpy as np
 from embedfilter.checkpoints import open_unembedding
 from embedfilter.checkpoints.base_head import check_vocabularies
 from embedfilter.checkpoints.opening import read_facts
-from embedfilter.checkpoints.sentence_transformers import MODULES
-from embedfilter.errors import HeadError
+from embedfilter.checkpoints.sentence_transformers import MODULES, read_modules
+from embedfilter.errors import HeadError, warn_user
+from embedfilter.files.folder import Folder
+from embedfilter.files.json_file import read_json
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -33,6 +34,7 @@ if TYPE_CHECKING:
 
 __all__ = ["add_filter", "append_filter", "check_matrix"]
 
+_MAX_CONFIG = 1 << 20
 # Every version knows these paths; those since 5.4 redirect them.
 _DENSE, _NORMALIZE = "sentence_transformers.models.Dense", "sentence_transformers.models.Normalize"
 _IDENTITY = "torch.nn.modules.linear.Identity"
@@ -73,10 +75,11 @@ def _check_folder(f: EmbedFilter, folder: Path) -> None:
             ' for a language model use embedfilter.encoder(model, template="mean")'
         )
     width = None
-    for module in json.loads((folder / MODULES).read_text(encoding="utf-8")):
-        config = folder / module["path"] / "config.json"
-        if module["type"].rpartition(".")[2] == "Dense" and config.is_file():
-            width = json.loads(config.read_text(encoding="utf-8")).get("out_features")
+    for kind, path in read_modules(Folder(folder)):
+        inner = Folder(folder / path)
+        if kind == "Dense" and inner.has("config.json"):
+            config = read_json(inner.open("config.json"), "the module's config", limit=_MAX_CONFIG)
+            width = config.get("out_features")
     check_matrix(f, folder, str(folder), width)
 
 
@@ -115,10 +118,8 @@ def check_matrix(
             else:
                 _check_values(f, W, name)
     if f.metadata.get("doubt"):
-        warnings.warn(
-            f"{name}: the filter was fitted to a matrix that is in doubt: {f.metadata['doubt']}",
-            UserWarning,
-            stacklevel=4,
+        warn_user(
+            f"{name}: the filter was fitted to a matrix that is in doubt: {f.metadata['doubt']}"
         )
 
 
@@ -147,7 +148,7 @@ def _check_vocabulary(f: EmbedFilter, sizes: tuple[int, ...], name: str) -> None
     rows = f.metadata.get("rows", "")
     if rows.isdecimal():
         origin = f"the filter's matrix ({f.metadata.get('source', 'unknown')})"
-        check_vocabularies(int(rows), origin, sizes, name, stacklevel=6)
+        check_vocabularies(int(rows), origin, sizes, name)
 
 
 def _check_values(f: EmbedFilter, W: Unembedding, name: str) -> None:

@@ -9,7 +9,6 @@ come from.
 from __future__ import annotations
 
 import functools
-import warnings
 from collections.abc import Iterable, Iterator, Sequence
 from numbers import Integral
 from typing import TYPE_CHECKING, Any
@@ -22,7 +21,7 @@ from embedfilter.arrays.embeddings import as_embeddings, bad_rows_message, core_
 from embedfilter.checkpoints import open_unembedding
 from embedfilter.checkpoints.encodings import decoded_itemsize
 from embedfilter.checkpoints.formats.array import open_array
-from embedfilter.errors import CheckpointError
+from embedfilter.errors import CheckpointError, warn_user
 from embedfilter.files.messages import source_name
 from embedfilter.fitting.spectrum import Spectrum
 from embedfilter.lens.spectroscopy import AverageToken, Spectroscopy, band_edges, checked_counts
@@ -98,7 +97,7 @@ class LogitLens:
         )
         self.matrix: Unembedding = open_unembedding(source, tensor=tensor, revision=revision)
         for doubt in self.matrix.doubts:
-            warnings.warn(f"{self.matrix.source}: {doubt}", UserWarning, stacklevel=2)
+            warn_user(f"{self.matrix.source}: {doubt}")
         V, d = self.matrix.shape
         self._rows = self.matrix  # where the rows come from
         small = V * d * decoded_itemsize(self.matrix.dtype) <= _KEPT_BYTES

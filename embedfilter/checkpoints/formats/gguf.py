@@ -255,6 +255,7 @@ class _Metadata:
     tokenizer: str | None = None
     # Integers, some strings and arrays, by key.
     integers: dict[str, int] = field(default_factory=dict)
+    floats: dict[str, float] = field(default_factory=dict)
     strings: dict[str, str] = field(default_factory=dict)
     arrays: dict[str, _Array] = field(default_factory=dict)
 
@@ -417,6 +418,8 @@ def _read_value(cursor: _Cursor, key: str, metadata: _Metadata) -> None:
         value = cursor.scalar(_SCALARS[kind], what)
         if type(value) is int:
             metadata.integers[key] = value
+        elif type(value) is float:
+            metadata.floats[key] = value
     else:
         raise cursor.error(f"{what}: unknown type {kind}")
 
@@ -517,6 +520,6 @@ def _facts(metadata: _Metadata) -> ModelFacts:
         hidden_sizes=known(metadata.integers.get(f"{prefix}.embedding_length")),
         vocab_sizes=vocabulary or known(tokens.length if tokens else None),
         model_type=prefix,
-        settings=dict(metadata.integers),
+        settings={**metadata.integers, **metadata.floats},
         bases=named_base_models(metadata.strings),
     )

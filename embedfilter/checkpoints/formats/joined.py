@@ -118,6 +118,10 @@ class JoinedParts:
         """Return the path of the first part."""
         return self.where
 
+    def doubts(self) -> tuple[str, ...]:
+        """Return why a head may be missing among the names: nothing."""
+        return ()
+
     def remark(self, name: str) -> str:
         """Return that a tensor was put together, where it was."""
         if name not in self._axes:

@@ -77,6 +77,10 @@ class OneFile:
         """Return what to add to the reason for choosing a tensor: nothing."""
         return ""
 
+    def doubts(self) -> tuple[str, ...]:
+        """Return why a head may be missing among the names: nothing."""
+        return ()
+
     def close(self, keep: str | None = None) -> None:
         """Close the file, unless the tensor `keep` is still needed."""
         if keep is None:
@@ -109,6 +113,10 @@ class SeveralFiles:
     def remark(self, name: str) -> str:
         """Return what to add to the reason for choosing a tensor, or ""."""
         return ""
+
+    def doubts(self) -> tuple[str, ...]:
+        """Return why a head may be missing among the names."""
+        return ()
 
     def file_of(self, name: str) -> str:
         """Return the path of the file that holds a tensor."""

@@ -11,7 +11,7 @@ from embedfilter.checkpoints.formats.torch_tensors import (
     tensor_bytes,
     torch_storage_type,
 )
-from embedfilter.checkpoints.head.choose import Choice, choose, choose_embedding
+from embedfilter.checkpoints.head.choose import Choice, choose, choose_embedding, same_matrix
 from embedfilter.checkpoints.head.names import MODEL_NAMES
 from embedfilter.checkpoints.head.open_head import open_head
 from embedfilter.checkpoints.sentence_transformers import warn_of_module
@@ -81,16 +81,13 @@ class ModelTensors:
         """Return what to add to the reason for choosing a parameter: nothing."""
         return ""
 
+    def doubts(self) -> tuple[str, ...]:
+        """Return why a head may be missing among the names: nothing."""
+        return ()
+
     def close(self, keep: str | None = None) -> None:
         """Let go of the parameters; rows that were handed out keep theirs."""
         self._tensors = {}
-
-    def is_same(self, name: str, other: str) -> bool:
-        """Tell whether two parameters share their memory, or are equal."""
-        first, second = self._tensors[name], self._tensors[other]
-        if first is second or first.data_ptr() == second.data_ptr():
-            return True
-        return bool(first.shape == second.shape and (first == second).all())
 
     def name_of(self, tensor: Any) -> str | None:
         """Return the name of a parameter."""
@@ -146,8 +143,8 @@ def _by_name(tensors: ModelTensors, facts: ModelFacts | None, asked: Choice) -> 
         found = choose(tensors, MODEL_NAMES, facts=facts)
     except CheckpointError:
         return asked
-    same = tensors.is_same(found.name, asked.name)
-    return asked if found.tied or same else found
+    same = found.tied or same_matrix(tensors, found.name, asked.name)
+    return asked if same else found
 
 
 def _ask(inner: Any, tensors: ModelTensors, facts: ModelFacts | None) -> Choice | None:

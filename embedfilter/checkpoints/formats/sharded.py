@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 from embedfilter.checkpoints.formats.one_file import SeveralFiles
 from embedfilter.checkpoints.formats.safetensors import SafetensorsCheckpoint
 from embedfilter.checkpoints.formats.torch_file import TorchFile
-from embedfilter.checkpoints.head.named import names_a_head
+from embedfilter.checkpoints.head.names import speak_of_head
 from embedfilter.errors import CheckpointError
 from embedfilter.files.json_file import read_json
 from embedfilter.files.messages import shown
@@ -73,7 +73,8 @@ class ShardedFolder(SeveralFiles):
         if tensor is not None:
             self._complete = tensor in indexed
         else:
-            self._complete = tied is True or names_a_head(indexed)
+            # On the Hub a header is a request for each file: there the config is believed.
+            self._complete = (tied is True and folder.is_remote) or speak_of_head(indexed)
 
     @property
     def names(self) -> list[str]:
@@ -87,6 +88,15 @@ class ShardedFolder(SeveralFiles):
         """Return what to add to the reason for choosing a tensor, or ""."""
         shard_name = self._omitted.get(name)
         return f"; the index omits it, {shown(shard_name)} holds it" if shard_name else ""
+
+    def doubts(self) -> tuple[str, ...]:
+        """Return that a file which may hold a head could not be looked into."""
+        if not self.unread:
+            return ()
+        return (
+            f"an output head that the index omits may be in {shown(self.unread[0])}, which "
+            "is not there or damaged: download the checkpoint anew",
+        )
 
     def close(self, keep: str | None = None) -> None:
         """Close all files but the one that holds the tensor `keep`."""
@@ -126,7 +136,7 @@ class ShardedFolder(SeveralFiles):
         named = set(self._shard_names.values())
         there = self._folder.names()
         self._look_into(named, there)
-        if self.unread or names_a_head(self._omitted):
+        if self.unread or speak_of_head(self._omitted):
             return
         wholes = {part.whole for part in map(part_of, named) if part is not None}
         others = {part.name for part in map(part_of, there) if part and part.whole in wholes}

@@ -18,7 +18,6 @@ GGUF
 from __future__ import annotations
 
 __all__ = [
-    "GGUF_ENCODERS",
     "GGUF_WITHOUT_LANGUAGE_HEAD",
     "gguf_tied",
     "tied_by_default",
@@ -90,14 +89,6 @@ _CODE_UNTIED = _names(
     """
 )
 
-GGUF_ENCODERS = _names(
-    """
-    bert eurobert gemma-embedding jina-bert-v2 jina-bert-v3 llama-embed modern-bert neo-bert
-    nomic-bert nomic-bert-moe t5encoder
-    """
-)
-"""Architectures of GGUF files that hold an encoder of text and never its head."""
-
 GGUF_WITHOUT_LANGUAGE_HEAD = frozenset(
     ("clip", "dflash", "eagle3", "gemma4-assistant", "pockettts", "qwen3tts", "wavtokenizer-dec")
 )
@@ -160,23 +151,28 @@ def tied_by_default(model_type: str) -> bool | None:
     return None
 
 
-def gguf_tied(architecture: str) -> bool | None:
+def gguf_tied(architecture: str, *, pooled: bool = False) -> bool | None:
     """Return whether ``token_embd.weight`` is the head of a GGUF file without ``output.weight``.
 
     A file made from a model whose head was dropped before looks the same. Such files are of
-    embedding models, and most state a ``pooling_type``.
+    embedding models, and most state a ``pooling_type``: of those only the architectures that
+    never have a head of their own are tied for sure.
 
     Parameters
     ----------
     architecture
         The metadata's ``general.architecture``.
+    pooled
+        Whether the metadata say how states are pooled.
 
     Returns
     -------
     bool or None
         False: such a file is incomplete, or its head is elsewhere; None: unknown.
     """
-    if architecture in _GGUF_ALWAYS_TIED | _GGUF_TIED_WITHOUT_OUTPUT | _GGUF_TIED_ENCODERS:
+    if architecture in _GGUF_ALWAYS_TIED | _GGUF_TIED_ENCODERS:
         return True
+    if architecture in _GGUF_TIED_WITHOUT_OUTPUT:
+        return not pooled
     untied = _GGUF_UNTIED | _GGUF_UNTIED_ENCODERS | GGUF_WITHOUT_LANGUAGE_HEAD
     return False if architecture in untied else None

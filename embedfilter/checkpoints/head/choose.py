@@ -21,6 +21,7 @@ from embedfilter.checkpoints.head.names import (
     NameTable,
     Outline,
     is_numbered,
+    names_head,
     plain_name,
 )
 from embedfilter.checkpoints.head.packed import (
@@ -29,6 +30,7 @@ from embedfilter.checkpoints.head.packed import (
     packed_error,
     says_head,
     says_other,
+    says_some_head,
 )
 from embedfilter.errors import CheckpointError, HeadError
 from embedfilter.files.messages import shown
@@ -39,7 +41,7 @@ if TYPE_CHECKING:
     from embedfilter.checkpoints.checkpoint import TensorList
     from embedfilter.checkpoints.config import ModelFacts
 
-__all__ = ["Choice", "choose", "choose_embedding", "is_tied"]
+__all__ = ["Choice", "choose", "choose_embedding", "is_tied", "same_matrix"]
 
 # What can be applied, where nothing else lies beside the weight.
 _SCALES = frozenset({"weight_scale", "weight_scale_inv", "SCB", "_scale"})
@@ -48,6 +50,7 @@ _WEIGHT_NORM = (
     ("parametrizations.weight.original1", "parametrizations.weight.original0"),
 )
 _MOST_LISTED = 10
+_T5 = frozenset({"t5", "mt5", "umt5"})
 _COMPARED_ROWS = 1024
 
 
@@ -117,6 +120,7 @@ def choose(
     if not heads and embeddings:
         heads = _find_short_heads(tensors, outline, table, embeddings)
     far_heads = [] if heads else outline.find_endings(table.heads, table.endings)
+    far_heads = [name for name in far_heads if not says_other(plain_name(name))]
     if tensor is not None:
         tied = tensor in embeddings and not heads and not far_heads
         choice = _named(tensors, tensor, tied=tied)
@@ -163,15 +167,18 @@ def _find_short_heads(
 
 
 def _of_other_parts(outline: Outline, table: NameTable, heads: Sequence[str]) -> list[str]:
-    """Return the input embeddings, if none of them is in the same part as one of the heads."""
+    """Return the input embeddings that are in another part of the model than the heads."""
     every = [name for group in table.embeddings for name in group]
-    found = outline.find_endings(every, table.endings)
     endings = sorted(table.heads, key=len, reverse=True)
-    for head in map(plain_name, heads):
-        prefix = head.removesuffix(next(e for e in endings if head.endswith(e)))
-        if any(plain_name(name).startswith(prefix) for name in found):
-            return []
-    return found
+    plain = map(plain_name, heads)
+    prefixes = tuple(
+        head.removesuffix(next(e for e in endings if head.endswith(e))) for head in plain
+    )
+    return [
+        name
+        for name in outline.find_endings(every, table.endings)
+        if not plain_name(name).startswith(prefixes) and not says_other(plain_name(name))
+    ]
 
 
 def _named(tensors: TensorList, tensor: str, *, tied: bool) -> Choice:
@@ -187,12 +194,12 @@ def _named(tensors: TensorList, tensor: str, *, tied: bool) -> Choice:
 def _only_one(tensors: TensorList, names: Sequence[str]) -> str:
     first = names[0]
     for other in names[1:]:
-        if not _same(tensors, first, other):
+        if not same_matrix(tensors, first, other):
             raise _ambiguous(tensors, names)
     return first
 
 
-def _same(tensors: TensorList, first: str, second: str) -> bool:
+def same_matrix(tensors: TensorList, first: str, second: str) -> bool:
     """Return whether two tensors are the same matrix, stored twice."""
     shape = tensors.shape(first)
     if len(shape) != 2 or shape != tensors.shape(second):
@@ -233,9 +240,10 @@ def _without_known_head(
     if n_tokens is None:
         raise _none_found(tensors, outline)
     tall = [name for name in others if _is_tall(tensors, name, n_tokens)]
-    named = [name for name in tall if _names_head(name)]
-    parts = [name for name in others if says_head(plain_name(name)) and name not in named]
-    parts = head_parts(tensors, parts, n_tokens)
+    named = [name for name in tall if names_head(name)]
+    parts = [name for name in others if says_some_head(plain_name(name)) and name not in named]
+    width = None if embedding is None else tensors.shape(embedding)[1]
+    parts = head_parts(tensors, parts, n_tokens, width)
     if parts:
         raise packed_error(tensors.where, parts[0], parts)
     # A classifier has a head, too, but no vocabulary.
@@ -263,7 +271,9 @@ def choose_embedding(
         reason = f"no output head among {n_tensors} tensors, and {why}: "
         reason += f"the input embedding {shown(name)} serves (tied)"
         return Choice(name, tied=True, reason=reason)
-    reason = f"no output head among {n_tensors} tensors: the input embedding"
+    reason = (
+        f"no output head among {n_tensors} tensors: the input embedding {shown(name)} was taken"
+    )
     return Choice(name, tied=True, reason=reason, doubts=(_doubt(name, tied, why),))
 
 
@@ -282,8 +292,19 @@ def _doubt(embedding: str, tied: bool | None, why: str) -> str:
     )
 
 
+def _is_untied_t5(facts: ModelFacts) -> bool:
+    """Tell whether a T5 is of the later kind, which transformers 5 writes down as tied.
+
+    Its config keeps the flag that was read as ``scale_decoder_outputs``.
+    """
+    gated = str(facts.settings.get("feed_forward_proj", "")).startswith("gated")
+    return gated or facts.settings.get("scale_decoder_outputs") is False
+
+
 def is_tied(facts: ModelFacts) -> bool | None:
     """Tell whether a model of transformers ties its head, None where nothing tells."""
+    if facts.model_type in _T5 and _is_untied_t5(facts):
+        return False
     if facts.tied is not None or facts.model_type is None:
         return facts.tied
     tied = tied_by_default(facts.model_type)
@@ -295,10 +316,12 @@ def _tying(table: NameTable, facts: ModelFacts | None) -> tuple[bool | None, str
     """Return whether the head is tied, None where nothing tells, and what says so."""
     if facts is None:
         return None, "there is no config.json to say that it is tied"
-    if facts.tied is not None:
-        return facts.tied, f"{facts.where} says tie_word_embeddings={str(facts.tied).lower()}"
     if table is GGUF_NAMES:
         return _gguf_tying(facts)
+    if facts.model_type in _T5 and _is_untied_t5(facts):
+        return False, f"{facts.where} is that of T5 1.1, whose head is a matrix of its own"
+    if facts.tied is not None:
+        return facts.tied, f"{facts.where} says {facts.tied_by}"
     kind, tied = facts.model_type, is_tied(facts)
     if tied is None:
         return None, f"{facts.where} does not say that it is tied (model_type {shown(kind)})"
@@ -308,12 +331,12 @@ def _tying(table: NameTable, facts: ModelFacts | None) -> tuple[bool | None, str
 
 def _gguf_tying(facts: ModelFacts) -> tuple[bool | None, str]:
     kind = facts.model_type
-    tied = None if kind is None else gguf_tied(kind)
     pooled = any(key.endswith(".pooling_type") for key in facts.settings)
-    if pooled and tied is not True:
-        return False, f"the metadata say that the model pools its states ({kind})"
+    tied = None if kind is None else gguf_tied(kind, pooled=pooled)
     if tied is None:
         return None, f"the architecture {shown(kind)} does not say that it is tied"
+    if pooled and not tied:
+        return False, f"the metadata say that this is an embedding model ({kind}, with pooling)"
     how = "share" if tied else "do not share"
     return tied, f"models of the architecture {kind} {how} it with the input embedding"
 
@@ -326,7 +349,7 @@ def _unnumbered(outline: Outline, table: NameTable) -> list[str]:
     return [
         full_name
         for name, full_names in groups
-        if not says_other(name) and (says_head(name) or not is_numbered(name))
+        if not says_other(name) and (says_some_head(name) or not is_numbered(name))
         if not (name in embeddings or name.endswith(ends))
         for full_name in full_names
     ]
@@ -353,19 +376,13 @@ def _is_tall(tensors: TensorList, name: str, n_tokens: int) -> bool:
     return len(shape) == 2 and is_height(shape[0], n_tokens) and shape[1] > 1
 
 
-def _names_head(name: str) -> bool:
-    """Tell whether a name is that of a whole head: "head.weight", or "output" itself."""
-    plain, last = plain_name(name), name.rpartition(".")[2]
-    return says_head(plain) and not is_numbered(plain) and (last == "weight" or says_head(last))
-
-
 def _of_one_width(tensors: TensorList, names: Sequence[str]) -> bool:
     return len({tensors.shape(name)[1] for name in names}) == 1
 
 
 def _is_rival(tensors: TensorList, name: str, embedding: str, tied: bool | None) -> bool:
     """Tell whether a tall matrix may be the head as well as the input embedding may."""
-    if _same(tensors, name, embedding):
+    if same_matrix(tensors, name, embedding):
         return False
     if name.startswith(embedding.removesuffix("weight")):
         return False  # of the embedding's own module, such as its codes
@@ -404,10 +421,31 @@ def _with_companions(tensors: TensorList, outline: Outline, choice: Choice) -> C
         )
     companions = outline.packed.get(plain, [])
     if not companions:
-        return choice
+        return _with_unknown_siblings(tensors, choice)
     if len(companions) == 1 and companions[0].rpartition(".")[2] in _SCALES:
         return replace(choice, scale=companions[0])
     raise packed_error(tensors.where, choice.name, companions)
+
+
+def _with_unknown_siblings(tensors: TensorList, choice: Choice) -> Choice:
+    """Return the choice with a doubt if something beside it may change what it means."""
+    owner = choice.name.removesuffix("weight")
+    if owner == choice.name:
+        return choice
+    beside = [
+        name
+        for name in tensors.names
+        if name.startswith(owner) and name not in (choice.name, f"{owner}bias")
+        if "." not in name.removeprefix(owner) and max(tensors.shape(name), default=1) > 1
+    ]
+    if not beside:
+        return choice
+    listed = ", ".join(map(shown, beside[:_MOST_LISTED]))
+    doubt = (
+        f"beside {shown(choice.name)} lies {listed}, which the model may multiply it with, and which "
+        "was not applied; pass the matrix as an array if it does, or tensor= if it does not"
+    )
+    return replace(choice, doubts=(*choice.doubts, doubt))
 
 
 def _refuse_packed_head(

@@ -9,12 +9,21 @@ from collections import defaultdict
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
-from embedfilter.checkpoints.head.packed import LORA, MARKS
+from embedfilter.checkpoints.head.packed import LORA, MARKS, says_head, says_other
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
-__all__ = ["GGUF_NAMES", "MODEL_NAMES", "NameTable", "Outline", "is_numbered", "plain_name"]
+__all__ = [
+    "GGUF_NAMES",
+    "MODEL_NAMES",
+    "NameTable",
+    "Outline",
+    "is_numbered",
+    "names_head",
+    "plain_name",
+    "speak_of_head",
+]
 
 
 @dataclass(frozen=True)
@@ -238,3 +247,27 @@ def plain_name(name: str) -> str:
         elif part not in _WRAPPERS and (kept or part not in _CONTAINERS):
             kept.append(part)
     return ".".join(kept)
+
+
+def names_head(name: str) -> bool:
+    """Tell whether a tensor's name is that of a whole head: "head.weight", or "output" itself."""
+    plain, last = plain_name(name), name.rpartition(".")[2]
+    owner = plain.rpartition(".")[0].rpartition(".")[2]
+    whole = says_head(last) or (last == "weight" and says_head(owner))
+    return whole and not is_numbered(plain) and not says_other(plain)
+
+
+def speak_of_head(names: Iterable[str]) -> bool:
+    """Tell whether an output head, plain or packed, is among names in the style of transformers.
+
+    Shapes, which the choice itself needs, are not looked at: that is cheap where it would cost
+    the header of each file of many.
+    """
+    outline, table = Outline.of(names), MODEL_NAMES
+    known = (*table.heads, *table.heads_beside_embedding)
+    endings = tuple(f".{name}" for name in known if name in table.endings)
+    return (
+        bool(outline.find(known) or outline.find_endings(table.heads, table.endings))
+        or any(name in known or name.endswith(endings) for name in outline.packed)
+        or any(map(names_head, outline.weights))
+    )

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import re
 from typing import TYPE_CHECKING
 
 import numpy as np
 
 from embedfilter.checkpoints.encodings import BLOCKS, CODES, FLOATS, decode
 from embedfilter.checkpoints.head.choose import Choice, choose
-from embedfilter.checkpoints.head.names import NameTable, plain_name
+from embedfilter.checkpoints.head.names import NameTable, names_head, plain_name
 from embedfilter.checkpoints.head.packed import packed_error, says_head
 from embedfilter.checkpoints.head.scales import scaled_rows
 from embedfilter.checkpoints.head.transforms import (
@@ -27,6 +28,9 @@ if TYPE_CHECKING:
     from embedfilter.checkpoints.config import ModelFacts
 
 __all__ = ["open_head"]
+
+# What follows the name of a head's module.
+_STEM = re.compile(r"\.(weight(_v)?|parametrizations\.weight\.original1)$")
 
 
 def open_head(
@@ -72,7 +76,13 @@ def open_head(
                 reason += facts.remark(tied=choice.tied)
         shape = head_shape(where, name, checkpoint.shape(name))
         rows, notes = _rows(checkpoint, choice, shape, facts)
-        bias = _bias(checkpoint, choice, shape[0])
+        if facts is not None and has_normalised_head(facts):
+            if tensor is None or names_head(name):
+                rows = NormalisedRows(rows)
+                notes += ("rows were divided by their lengths, as the model does (NormHead)",)
+            else:
+                notes += ("the model divides its head's rows by their lengths; these are not it",)
+        bias = _bias(checkpoint, table, choice, shape[0])
         # Looked up for a doubt alone, as it may cost a request.
         bases = facts.base_models() if facts is not None and choice.doubts else ()
         doubts = choice.doubts
@@ -115,9 +125,6 @@ def _rows(
         lengths = _vector(checkpoint, choice.gain, shape[0])
         rows = NormalisedRows(rows, lengths)
         notes += (f"rows were given the lengths in {shown(choice.gain)} (weight norm)",)
-    if facts is not None and has_normalised_head(facts):
-        rows = NormalisedRows(rows)
-        notes += ("rows were divided by their lengths, as the model does (NormHead)",)
     return rows, notes + (() if facts is None else logit_notes(facts))
 
 
@@ -133,15 +140,21 @@ def _vector(checkpoint: Checkpoint, name: str, n: int) -> NDArray[np.float32]:
     return np.asarray(numbers, np.float32).reshape(n)
 
 
-def _bias(checkpoint: Checkpoint, choice: Choice, n_tokens: int) -> NDArray[np.float32] | None:
-    """Return what the model adds to the logits, where it is stored beside the head."""
-    owner = choice.name.removesuffix(".weight")
+def _bias(
+    checkpoint: Checkpoint, table: NameTable, choice: Choice, n_tokens: int
+) -> NDArray[np.float32] | None:
+    """Return what the model adds to the logits: beside its head, or where a tied one would be."""
+    heads = [choice.name]
+    if choice.tied:
+        heads = [*table.heads, *table.heads_beside_embedding]
+    owners = {_STEM.sub("", name) for name in heads}
+    owners |= {owner.rpartition(".")[0] for owner in owners} - {""}
+    known = {f"{plain_name(owner)}.bias" for owner in owners} | {"final_logits_bias"}
     for name in checkpoint.names:
         plain = plain_name(name)
-        beside = name == f"{owner}.bias"
-        # A tied head's bias has a head's name; so has the one for all of BART's logits.
-        apart = choice.tied and plain.endswith("bias") and says_head(plain)
-        if not (beside or apart or plain == "final_logits_bias"):
+        if plain not in known and not (
+            choice.tied and plain.endswith(".bias") and says_head(plain)
+        ):
             continue
         shape = checkpoint.shape(name)
         if max(shape, default=0) == int(np.prod(shape)) == n_tokens:

@@ -19,7 +19,15 @@ if TYPE_CHECKING:
 
     from embedfilter.checkpoints.checkpoint import TensorList
 
-__all__ = ["LORA", "MARKS", "head_parts", "packed_error", "says_head", "says_other"]
+__all__ = [
+    "LORA",
+    "MARKS",
+    "head_parts",
+    "packed_error",
+    "says_head",
+    "says_other",
+    "says_some_head",
+]
 
 LORA = frozenset({"lora_A", "lora_B", "lora_embedding_A", "lora_embedding_B", "lora_a", "lora_b"})
 """Segments of the names of adapters' tensors."""
@@ -64,16 +72,19 @@ MARKS = {
 """Segments of names beside a packed weight, in the order in which they are told apart."""
 
 _SAYS_HEAD = re.compile(
-    r"(lm_?)?heads?|\w*_heads?|outputs?|un_?embed\w*|\w*output_proj\w*|output_layer"
+    r"(lm_?)?heads?|outputs?|un_?embed\w*|\w*output_proj\w*|output_layer"
     r"|\w*logits?\w*|embed_out|generator|proj_out|lm_loss|predictions?|pred_layer|vocab_proj\w*"
     r"|out_embed\w*|output_embed\w*",
     re.ASCII,
 )
+# A head of something: refused where it is not decoded, and never taken by its name.
+_SAYS_SOME_HEAD = re.compile(rf"{_SAYS_HEAD.pattern}|\w+_heads?", re.ASCII)
 # Parts of a model that are not its language model, and heads of other things than tokens.
 _SAYS_OTHER = re.compile(
-    r"(vision|visual|image|vit|video|audio|speech|encodec|vae|vq|talker|code2wav|token2wav|gen)\w*"
+    r"(mtp|draft|medusa|eagle|aux|teacher|ref_model|momentum|grad|exp_avg|optimizer)\w*"
+    r"|(vision|visual|image|vit|video|audio|speech|encodec|vae|vq|talker|code2wav|token2wav|gen_(head|embed|aligner|vision))\w*"
     r"|\w*(classif|score|reward|value|qa_|pooler|seq_relationship|detect|box|mask_dec)\w*"
-    r"|\w*norm\w*|ln_\w+|\w*tokenizer\w*|(acoustic|semantic)\w*|\w*(pos(ition)?_?(emb|enc)|position|wpe|rotary|token_type|segment)\w*|pos",
+    r"|\w*norm\d*|norm_\w|ln_\w+|\w*tokenizer\w*|(acoustic|semantic)\w*|\w*(pos(ition)?_?(emb|enc)|position|wpe|rotary|token_type|segment)\w*|pos",
     re.ASCII | re.IGNORECASE,
 )
 _MOST_LISTED = 10
@@ -84,10 +95,19 @@ def says_head(name: str) -> bool:
 
     Not in a numbered layer; numbered parts of the head itself count.
     """
+    return _says(_SAYS_HEAD, name)
+
+
+def says_some_head(name: str) -> bool:
+    """Tell the same of a head that may be one of something else than tokens."""
+    return _says(_SAYS_SOME_HEAD, name)
+
+
+def _says(pattern: re.Pattern[str], name: str) -> bool:
     for part in name.split("."):
         if part.isdigit():
             return False
-        if _SAYS_HEAD.fullmatch(part):
+        if pattern.fullmatch(part):
             return True
     return False
 
@@ -97,7 +117,9 @@ def says_other(name: str) -> bool:
     return any(_SAYS_OTHER.fullmatch(part) for part in name.split("."))
 
 
-def head_parts(tensors: TensorList, names: Iterable[str], n_tokens: int) -> list[str]:
+def head_parts(
+    tensors: TensorList, names: Iterable[str], n_tokens: int, width: int | None
+) -> list[str]:
     """Return the tensors that are part of a head in a form that is not known.
 
     Parameters
@@ -108,6 +130,8 @@ def head_parts(tensors: TensorList, names: Iterable[str], n_tokens: int) -> list
         Of tensors whose names say head, and that are no head of a known name.
     n_tokens
         The rows of the vocabulary.
+    width
+        The width of the input embedding, if there is one.
 
     Returns
     -------
@@ -115,7 +139,18 @@ def head_parts(tensors: TensorList, names: Iterable[str], n_tokens: int) -> list
         Codes, and tensors as large as a vocabulary; not norms, biases and small matrices, which
         heads of encoders and classifiers have beside a matrix that is tied.
     """
-    return [name for name in names if _is_part(tensors.shape(name), tensors.dtype(name), n_tokens)]
+    return [
+        name
+        for name in names
+        if _is_part(tensors.shape(name), tensors.dtype(name), n_tokens)
+        or _is_piece(name, tensors.shape(name), n_tokens, width)
+    ]
+
+
+def _is_piece(name: str, shape: tuple[int, ...], n_tokens: int, width: int | None) -> bool:
+    """Tell whether a tensor holds some of the rows of a head: numbered, and not just a few."""
+    numbered = any(part.rpartition("_")[2].isdigit() for part in name.split("."))
+    return numbered and len(shape) == 2 and shape[1] == width and 16 * shape[0] >= n_tokens
 
 
 def _is_part(shape: tuple[int, ...], dtype: str, n_tokens: int) -> bool:

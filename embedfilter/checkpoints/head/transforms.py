@@ -82,7 +82,8 @@ def logit_notes(facts: ModelFacts) -> tuple[str, ...]:
     """Return what the model does to all logits alike, which no filter needs to know."""
     notes = []
     for key, action in _LOGIT_SETTINGS.items():
-        value = facts.settings.get(key)
+        # In GGUF's metadata after the architecture.
+        value = facts.settings.get(key, facts.settings.get(f"{facts.model_type}.{key}"))
         if isinstance(value, (int, float)) and not isinstance(value, bool) and value not in (0, 1):
             notes.append(
                 f"the model {action} {value:g} ({key}), which leaves the singular directions as"

@@ -85,6 +85,8 @@ class HubFolder(Folder):
         The commit.
     """
 
+    is_remote = True
+
     def __init__(self, repository: str, commit: str, sizes: _Sizes, prefix: str = "") -> None:
         self.path = PurePosixPath(repository, prefix)
         self.commit = commit
@@ -127,14 +129,6 @@ class HubFolder(Folder):
         if ending(name) == ".json":  # files of weights are where they are: torch opens its own
             file.path = path
         return file
-
-    def find(self, name: str) -> tuple[HubFolder, InputFile]:
-        """Open the file at the path `name`; return the folder that holds it, and the file."""
-        *folders, base = name.split("/")
-        folder = self
-        for part in folders:
-            folder = folder.folder(part)
-        return folder, folder.open(base)
 
     def _remote(self, name: str, path: PurePath) -> HubFile:
         size = self._size(name, path)

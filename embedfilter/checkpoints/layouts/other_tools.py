@@ -84,6 +84,11 @@ _LAYOUTS = (
     ),
     _Layout(r"\.metadata|__\d+_\d+\.distcp", "a distributed checkpoint of torch", _DCP),
     _Layout(
+        r"model\d+-mp([2-9]|\d{2,})\.safetensors|.*[-_.](tp|mp)_?rank_?\d+\.\w+|.*[-_.]tp\d+\.\w+",
+        "a part of a model cut for several GPUs",
+        _ORIGINAL,
+    ),
+    _Layout(
         r"model-rank-\d+-part-\d+\.safetensors",
         "one rank's part of a sharded state of vLLM",
         _ORIGINAL,

@@ -14,7 +14,7 @@ from embedfilter.checkpoints.formats.parts import Parts
 from embedfilter.checkpoints.formats.safetensors import SafetensorsCheckpoint
 from embedfilter.checkpoints.formats.sharded import ShardedFolder
 from embedfilter.checkpoints.formats.torch_file import TorchFile
-from embedfilter.checkpoints.head.named import names_a_head
+from embedfilter.checkpoints.head.names import speak_of_head
 from embedfilter.checkpoints.layouts.consolidated import CONSOLIDATED, open_consolidated
 from embedfilter.errors import CheckpointError
 from embedfilter.files.endings import TORCH
@@ -100,7 +100,7 @@ def _open_part(
 ) -> Checkpoint:
     """Return one part where it holds what is wanted, else what is beside it, too."""
     try:
-        if tensor in given.names or (tensor is None and names_a_head(given.names)):
+        if tensor in given.names or (tensor is None and speak_of_head(given.names)):
             return given
         index = _index_of(folder, part)
         if index is None:
@@ -138,7 +138,7 @@ def _join(folder: Folder, part: Part, given: Checkpoint, tensor: str | None) -> 
             file.close()
         raise
     parts = Parts(given.where, files, missing)
-    found = tensor in parts.names if tensor is not None else names_a_head(parts.names)
+    found = tensor in parts.names if tensor is not None else speak_of_head(parts.names)
     if missing and not found:
         parts.close()
         wanted = "an output head" if tensor is None else f"the tensor {shown(tensor)}"

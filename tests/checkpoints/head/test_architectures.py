@@ -112,12 +112,14 @@ def own_head(model: nn.Module) -> torch.Tensor | None:
     return model.get_output_embeddings().weight
 
 
-def check(source: Path | nn.Module, expected: np.ndarray) -> None:
+def check(source: Path | nn.Module, expected: np.ndarray, bias: torch.Tensor | None = None) -> None:
     """Open `source`; the rows are the expected ones, or there is a doubt about them."""
     with open_unembedding(source) as W:
         if not W.doubts:
             assert W.shape == expected.shape, W.name
             np.testing.assert_array_equal(W.rows(0, W.shape[0]), expected, W.name)
+            if bias is not None and bias.any() and W.bias is not None:
+                np.testing.assert_array_equal(W.bias, bias.detach().numpy())
 
 
 @pytest.mark.parametrize("name", language_models())
@@ -140,7 +142,8 @@ def test_language_model(tmp_path, name):
                 with pytest.raises(CheckpointError, match=reason):
                     open_unembedding(source)
             else:
-                check(source, head.detach().numpy())
+                head_module = model.get_output_embeddings() if name not in HEADS else None
+                check(source, head.detach().numpy(), getattr(head_module, "bias", None))
 
 
 def test_lists_name_what_there_is():

@@ -15,6 +15,7 @@ import safetensors.numpy
 from numpy.typing import NDArray
 
 from embedfilter import CheckpointError, EmbedFilter, LogitLens, open_unembedding
+from embedfilter.checkpoints.head.packed import says_head, says_other
 
 V, D = 400, 16
 RNG = np.random.default_rng(17)
@@ -53,12 +54,67 @@ def rows(folder: Path) -> NDArray:
         ("decoder.embed_tokens.weight", "decoder.output_projection.weight"),  # fairseq
         (EMBEDDING, "to_logits.weight"),
         (EMBEDDING, "logits_proj.weight"),
+        ("embed.weight", "generator.weight"),
         ("tok.weight", "output"),
     ],
 )
 def test_the_one_whose_name_says_head(tmp_path: Path, embedding: str, head: str) -> None:
     write(tmp_path, {embedding: E, head: H}, {"vocab_size": V})
     assert np.array_equal(rows(tmp_path), H)
+
+
+def test_no_word_says_both() -> None:
+    words = "lm_head head heads output outputs unembed unembedding output_projection"
+    words += " output_layer logits to_logits embed_out generator proj_out lm_loss predictions"
+    words += " pred_layer vocab_projector output_embedding"
+    for word in words.split():
+        assert says_head(f"{word}.weight"), word
+        assert not says_other(f"{word}.weight"), word
+
+
+@pytest.mark.parametrize("head", ["my_head.weight", "teacher_head.weight", "codec_head.weight"])
+def test_a_head_of_something(tmp_path: Path, head: str) -> None:
+    """It may be one of tokens, or of anything else."""
+    write(tmp_path, {EMBEDDING: E, head: H}, UNTIED)
+    with pytest.raises(CheckpointError, match=f"not known .'{head}'"):
+        open_unembedding(tmp_path)
+
+
+@pytest.mark.parametrize(
+    "names",
+    [
+        ["student.model.embed_tokens.weight", "teacher.model.embed_tokens.weight"],
+        ["student.embed_tokens.weight"],
+    ],
+)
+@pytest.mark.parametrize("part", ["teacher", "other"])
+@pytest.mark.parametrize("config", [TIED, UNTIED])
+def test_the_head_of_another_part(
+    tmp_path: Path, names: list[str], part: str, config: dict
+) -> None:
+    names = [name.replace("teacher", part) for name in names]
+    write(tmp_path, {**dict.fromkeys(names, E), f"{part}.lm_head.weight": H}, config)
+    try:
+        with open_unembedding(tmp_path) as W:
+            assert W.name == names[0]
+            assert bool(W.doubts) == (config is UNTIED)
+    except CheckpointError as error:
+        assert "found" in str(error)
+
+
+@pytest.mark.parametrize("state", ["momentum", "grad", "exp_avg"])
+def test_an_optimizer_s_states(tmp_path: Path, state: str) -> None:
+    write(tmp_path, {f"{state}.lm_head.weight": H, "step": HALVES})
+    with pytest.raises(CheckpointError, match="found neither"):
+        open_unembedding(tmp_path)
+
+
+@pytest.mark.parametrize("beside", ["scale", "weight_col_scale", "row_gain"])
+def test_something_unknown_beside_a_head(tmp_path: Path, beside: str) -> None:
+    write(tmp_path, {EMBEDDING: E, "lm_head.weight": H, f"lm_head.{beside}": HALVES})
+    with open_unembedding(tmp_path) as W:
+        assert W.name == "lm_head.weight"
+        assert f"'lm_head.{beside}'" in W.doubts[0]
 
 
 @pytest.mark.parametrize("config", [None, TIED, UNTIED])
@@ -103,6 +159,8 @@ def test_what_stands_beside_a_tied_embedding(tmp_path: Path) -> None:
         ({"zorp": INTS, "scale": HALVES}, r"form that is not known \('lm_head\.zorp'\)"),
         ({"0.weight": H[:4], "1.weight": H[:, :4]}, r"not known \('lm_head\.1\.weight'\)"),
         ({"kernel": H.T}, r"not known \('lm_head\.kernel'\)"),
+        ({"0.weight": H[:200], "1.weight": H[200:]}, r"not known \('lm_head\.0\.weight', "),
+        ({"shard_0.weight": H[:200], "shard_1.weight": H[200:]}, r"not known \('lm_head\.shard_0"),
         ({"table": HALVES.reshape(4, 10, 10)}, r"not known \('lm_head\.table'\)"),
     ],
 )
@@ -166,6 +224,15 @@ def test_rows_divided_by_their_norms(tmp_path: Path, config: dict) -> None:
     assert "NormHead" in f.metadata["applied"]
 
 
+def test_a_tensor_that_is_named_is_not_the_head(tmp_path: Path) -> None:
+    write(tmp_path, {EMBEDDING: E, "lm_head.weight": H}, {"vocab_size": V, "norm_head": True})
+    with open_unembedding(tmp_path, tensor=EMBEDDING) as W:
+        assert np.array_equal(W.rows(0, V), E)
+        assert "these are not it" in W.notes[0]
+    with open_unembedding(tmp_path, tensor="lm_head.weight") as W:
+        np.testing.assert_allclose(W.rows(0, V), H / NORMS, rtol=1e-6)
+
+
 def test_baichuan_of_the_first_generation(tmp_path: Path) -> None:
     rng = np.random.default_rng(3)
     W = rng.standard_normal((64000, 4)).astype(np.float32)
@@ -193,6 +260,9 @@ def test_what_leaves_the_directions_as_they_are_is_told(tmp_path: Path) -> None:
         ("lm_head.weight", "final_logits_bias", (1, V)),
         (None, "lm_head.bias", (V,)),
         (None, "cls.predictions.bias", (V,)),
+        (None, "decoder.bias", (V,)),
+        ("cls.predictions.decoder.weight", "cls.predictions.bias", (V,)),
+        ("lm_head.decoder.weight", "lm_head.bias", (V,)),
     ],
 )
 def test_biases(tmp_path: Path, head: str | None, bias: str, shape: tuple[int, ...]) -> None:
@@ -201,6 +271,13 @@ def test_biases(tmp_path: Path, head: str | None, bias: str, shape: tuple[int, .
     with open_unembedding(tmp_path) as W:
         assert W.bias is not None
         assert W.bias.dtype == np.float32
+        np.testing.assert_array_equal(W.bias, HALVES.astype(np.float32))
+
+
+def test_bias_beside_weight_norm(tmp_path: Path) -> None:
+    head = {"lm_head.weight_v": H, "lm_head.weight_g": NORMS, "lm_head.bias": HALVES}
+    write(tmp_path, {EMBEDDING: E, **head})
+    with open_unembedding(tmp_path) as W:
         np.testing.assert_array_equal(W.bias, HALVES.astype(np.float32))
 
 
@@ -219,9 +296,17 @@ def test_biases_of_other_things(tmp_path: Path) -> None:
     [
         (TIED, True, "config.json says tie_word_embeddings=true"),
         ({"text_config": TIED}, True, "config.json says tie_word_embeddings=true"),
+        (
+            {"untie_embeddings_and_output_weights": True},
+            False,
+            "config.json says untie_embeddings_and_output_weights=true",
+        ),
         ({"model_type": "gpt2"}, True, "gpt2 shares it with the input embedding"),
         ({"model_type": "bert"}, True, "bert shares it with the input embedding"),
         (UNTIED, False, "config.json says tie_word_embeddings=false"),
+        ({"model_type": "t5", **TIED, "scale_decoder_outputs": False}, False, "T5 1.1"),
+        ({"model_type": "mt5", "feed_forward_proj": "gated-gelu"}, False, "T5 1.1"),
+        ({"model_type": "t5", **TIED, "feed_forward_proj": "relu"}, True, "=true"),
         ({"model_type": "gpt2", **UNTIED}, False, "config.json says tie_word_embeddings=false"),
         ({"model_type": "llama"}, False, "llama does not share it"),
         ({"model_type": "of-tomorrow"}, False, "does not say that it is tied"),

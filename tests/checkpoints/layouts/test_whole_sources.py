@@ -107,6 +107,26 @@ def test_a_head_that_the_index_omits_by_its_name(tmp_path):
 
 
 @pytest.mark.parametrize("packed", ["lm_head.qweight", "lm_head.trellis", "lm_head.weight.absmax"])
+def test_names_of_other_parts_are_no_heads(tmp_path: Path) -> None:
+    """A tower's head in the first part says nothing of the language model's."""
+    part, _ = split(tmp_path)
+    tower = {"visual.head.weight": H[:9]}
+    save(part, **{EMBEDDING: E}, **tower)
+    check(part, H, HEAD)
+    write_index(tmp_path / INDEX, **{EMBEDDING: part.name, "visual.head.weight": part.name})
+    check(tmp_path, H, HEAD, "the index omits it")
+
+
+@pytest.mark.parametrize("tied", [True, None])
+def test_no_config_is_believed_where_headers_cost_nothing(
+    tmp_path: Path, tied: bool | None
+) -> None:
+    part, _ = split(tmp_path)
+    write_index(tmp_path / INDEX, **{EMBEDDING: part.name})
+    config(tmp_path, tied, model_type="gemma")
+    check(tmp_path, H, HEAD, "the index omits it")
+
+
 def test_headers_are_read_only_where_the_index_may_omit_a_head(tmp_path, monkeypatch, packed):
     parts = split(tmp_path)
     names = opened_files(monkeypatch)
