@@ -58,8 +58,8 @@ def test_facts_of_what_has_no_head(tmp_path: Path) -> None:
 
 
 def test_nothing_says_them(base: Path, tmp_path: Path) -> None:
-    assert read_facts(base / "model.safetensors") is None
     (base / "config.json").unlink()
+    assert read_facts(base / "model.safetensors") is None
     assert read_facts(base) is None
     with pytest.raises(CheckpointError, match="no such file or folder"):
         read_facts(tmp_path / "missing")
@@ -119,9 +119,9 @@ def test_vocabularies(n_rows: int, sizes: tuple[int, ...], outcome: type | None)
     arguments = (n_rows, "a/base", sizes, "a/model")
     if outcome is ValueError:
         with pytest.raises(ValueError, match=rf"a/base has {n_rows} tokens, a/model has"):
-            check_vocabularies(*arguments, stacklevel=1)
+            check_vocabularies(*arguments)
         return
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
-        check_vocabularies(*arguments, stacklevel=1)
+        check_vocabularies(*arguments)
     assert bool(caught) == (outcome is UserWarning)

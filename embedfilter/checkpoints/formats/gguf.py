@@ -112,7 +112,7 @@ _SCALARS = {
 _UINT32, _STRING, _ARRAY = 4, 8, 9
 
 # Strings that are kept, where they are short.
-_KEPT = re.compile(r"general\.base_model\.\d\.(?:name|organization|repo_url)")
+_KEPT = re.compile(r"general\.(?:name|base_model\.\d\.(?:name|organization|repo_url))")
 _MAX_KEPT = 256
 
 # Caps on what is read one by one; the largest models stay far below them.
@@ -520,6 +520,6 @@ def _facts(metadata: _Metadata) -> ModelFacts:
         hidden_sizes=known(metadata.integers.get(f"{prefix}.embedding_length")),
         vocab_sizes=vocabulary or known(tokens.length if tokens else None),
         model_type=prefix,
-        settings={**metadata.integers, **metadata.floats},
+        settings={**metadata.integers, **metadata.floats, **metadata.strings},
         bases=named_base_models(metadata.strings),
     )

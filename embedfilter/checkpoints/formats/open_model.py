@@ -12,7 +12,7 @@ from embedfilter.checkpoints.formats.torch_tensors import (
     torch_storage_type,
 )
 from embedfilter.checkpoints.head.choose import Choice, choose, choose_embedding, same_matrix
-from embedfilter.checkpoints.head.names import MODEL_NAMES
+from embedfilter.checkpoints.head.names import MODEL_NAMES, names_head
 from embedfilter.checkpoints.head.open_head import open_head
 from embedfilter.checkpoints.sentence_transformers import warn_of_module
 from embedfilter.errors import CheckpointError
@@ -117,7 +117,7 @@ def open_model(model: Any, *, tensor: str | None = None) -> Unembedding:
     inner = None if tensor is not None else _language_model(model, tensors.where)
     facts = None if inner is None else _facts(inner)
     asked = None if inner is None else _ask(inner, tensors, facts)
-    if asked is not None and asked.tied:
+    if asked is not None and (asked.tied or not names_head(asked.name)):
         asked = _by_name(tensors, facts, asked)
     _warn_of_modules(model)
     return open_head(

@@ -120,7 +120,8 @@ def choose(
     if not heads and embeddings:
         heads = _find_short_heads(tensors, outline, table, embeddings)
     far_heads = [] if heads else outline.find_endings(table.heads, table.endings)
-    far_heads = [name for name in far_heads if not says_other(plain_name(name))]
+    if not embeddings:  # an optimizer's states and the like have such names, too
+        far_heads = [name for name in far_heads if not says_other(plain_name(name))]
     if tensor is not None:
         tied = tensor in embeddings and not heads and not far_heads
         choice = _named(tensors, tensor, tied=tied)
@@ -177,7 +178,9 @@ def _of_other_parts(outline: Outline, table: NameTable, heads: Sequence[str]) ->
     return [
         name
         for name in outline.find_endings(every, table.endings)
-        if not plain_name(name).startswith(prefixes) and not says_other(plain_name(name))
+        if not plain_name(name).startswith(prefixes)
+        and not says_other(plain_name(name))
+        and "encoder" not in name.split(".")
     ]
 
 
@@ -332,11 +335,12 @@ def _tying(table: NameTable, facts: ModelFacts | None) -> tuple[bool | None, str
 def _gguf_tying(facts: ModelFacts) -> tuple[bool | None, str]:
     kind = facts.model_type
     pooled = any(key.endswith(".pooling_type") for key in facts.settings)
+    pooled |= "embed" in str(facts.settings.get("general.name", "")).lower()
     tied = None if kind is None else gguf_tied(kind, pooled=pooled)
     if tied is None:
         return None, f"the architecture {shown(kind)} does not say that it is tied"
     if pooled and not tied:
-        return False, f"the metadata say that this is an embedding model ({kind}, with pooling)"
+        return False, f"the metadata say that this is an embedding model ({kind})"
     how = "share" if tied else "do not share"
     return tied, f"models of the architecture {kind} {how} it with the input embedding"
 
@@ -442,8 +446,8 @@ def _with_unknown_siblings(tensors: TensorList, choice: Choice) -> Choice:
         return choice
     listed = ", ".join(map(shown, beside[:_MOST_LISTED]))
     doubt = (
-        f"beside {shown(choice.name)} lies {listed}, which the model may multiply it with, and which "
-        "was not applied; pass the matrix as an array if it does, or tensor= if it does not"
+        f"beside {shown(choice.name)} lies {listed}, which the model may multiply it with, and "
+        "which was not applied; pass the matrix as an array if it does, or tensor= if it does not"
     )
     return replace(choice, doubts=(*choice.doubts, doubt))
 

@@ -147,15 +147,14 @@ def _bias(
     heads = [choice.name]
     if choice.tied:
         heads = [*table.heads, *table.heads_beside_embedding]
-    owners = {_STEM.sub("", name) for name in heads}
-    owners |= {owner.rpartition(".")[0] for owner in owners} - {""}
-    known = {f"{plain_name(owner)}.bias" for owner in owners} | {"final_logits_bias"}
-    for name in checkpoint.names:
-        plain = plain_name(name)
-        if plain not in known and not (
-            choice.tied and plain.endswith(".bias") and says_head(plain)
-        ):
-            continue
+    owners = [plain_name(_STEM.sub("", name)) for name in heads]
+    # Beside the head first: where both are stored, the one around it is a copy, or not in use.
+    around = [owner.rpartition(".")[0] for owner in owners if "." in owner]
+    known = [*(f"{owner}.bias" for owner in (*owners, *around)), "final_logits_bias"]
+    by_name = {plain_name(name): name for name in checkpoint.names if name.endswith("bias")}
+    if choice.tied:
+        known += [name for name in by_name if name.endswith(".bias") and says_head(name)]
+    for name in (by_name[plain] for plain in known if plain in by_name):
         shape = checkpoint.shape(name)
         if max(shape, default=0) == int(np.prod(shape)) == n_tokens:
             bias = _vector(checkpoint, name, n_tokens)

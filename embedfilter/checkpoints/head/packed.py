@@ -81,7 +81,7 @@ _SAYS_HEAD = re.compile(
 _SAYS_SOME_HEAD = re.compile(rf"{_SAYS_HEAD.pattern}|\w+_heads?", re.ASCII)
 # Parts of a model that are not its language model, and heads of other things than tokens.
 _SAYS_OTHER = re.compile(
-    r"(mtp|draft|medusa|eagle|aux|teacher|ref_model|momentum|grad|exp_avg|optimizer)\w*"
+    r"(mtp|answer|diffusion|draft|medusa|eagle|aux|teacher|ref_model|momentum|grad|exp_avg|optimizer)\w*"
     r"|(vision|visual|image|vit|video|audio|speech|encodec|vae|vq|talker|code2wav|token2wav|gen_(head|embed|aligner|vision))\w*"
     r"|\w*(classif|score|reward|value|qa_|pooler|seq_relationship|detect|box|mask_dec)\w*"
     r"|\w*norm\d*|norm_\w|ln_\w+|\w*tokenizer\w*|(acoustic|semantic)\w*|\w*(pos(ition)?_?(emb|enc)|position|wpe|rotary|token_type|segment)\w*|pos",
@@ -149,7 +149,9 @@ def head_parts(
 
 def _is_piece(name: str, shape: tuple[int, ...], n_tokens: int, width: int | None) -> bool:
     """Tell whether a tensor holds some of the rows of a head: numbered, and not just a few."""
-    numbered = any(part.rpartition("_")[2].isdigit() for part in name.split("."))
+    numbered = says_head(name) and any(
+        part.rpartition("_")[2].isdigit() for part in name.split(".")
+    )
     return numbered and len(shape) == 2 and shape[1] == width and 16 * shape[0] >= n_tokens
 
 

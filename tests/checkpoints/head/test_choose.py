@@ -72,7 +72,7 @@ def test_no_word_says_both() -> None:
         assert not says_other(f"{word}.weight"), word
 
 
-@pytest.mark.parametrize("head", ["my_head.weight", "teacher_head.weight", "codec_head.weight"])
+@pytest.mark.parametrize("head", ["my_head.weight", "some_heads.weight", "codec_head.weight"])
 def test_a_head_of_something(tmp_path: Path, head: str) -> None:
     """It may be one of tokens, or of anything else."""
     write(tmp_path, {EMBEDDING: E, head: H}, UNTIED)
@@ -94,12 +94,8 @@ def test_the_head_of_another_part(
 ) -> None:
     names = [name.replace("teacher", part) for name in names]
     write(tmp_path, {**dict.fromkeys(names, E), f"{part}.lm_head.weight": H}, config)
-    try:
-        with open_unembedding(tmp_path) as W:
-            assert W.name == names[0]
-            assert bool(W.doubts) == (config is UNTIED)
-    except CheckpointError as error:
-        assert "found" in str(error)
+    with pytest.raises(CheckpointError, match="pass tensor="):
+        open_unembedding(tmp_path)
 
 
 @pytest.mark.parametrize("state", ["momentum", "grad", "exp_avg"])

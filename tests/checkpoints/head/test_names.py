@@ -377,7 +377,7 @@ def test_transposed_head(tmp_path):
         (
             ["model.embed_tokens.weight"],
             False,
-            "among 1 tensors: the input embedding",
+            "the input embedding 'model.embed_tokens.weight' was taken",
         ),
         (["lm_head.weight", "model.embed_tokens.weight"], False, ""),
         (

@@ -168,16 +168,20 @@ def test_every_gguf_architecture_is_known():
     assert len(GGUF_ARCHITECTURES) > 120
 
 
+@pytest.mark.parametrize("told_by", ["pooling", "name"])
 @pytest.mark.parametrize(
     ("architecture", "tied"),
     [("qwen3", False), ("llama", False), ("gemma2", True), ("bert", True), ("nomic-bert", True)],
 )
-def test_gguf_of_an_embedding_model(tmp_path, architecture, tied):
+def test_gguf_of_an_embedding_model(tmp_path, architecture, tied, told_by):
     """One that was untied, and saved without its head, looks like one that is tied."""
     path = tmp_path / "model.gguf"
     writer = gguf.GGUFWriter(path, architecture)
     writer.add_embedding_length(D)
-    writer.add_pooling_type(gguf.PoolingType.LAST)
+    if told_by == "pooling":
+        writer.add_pooling_type(gguf.PoolingType.LAST)
+    else:
+        writer.add_name("Some-Embedding-8B")
     writer.add_token_list([f"token {number}" for number in range(V)])
     writer.add_tensor("token_embd.weight", np.ones((V, D), np.float32))
     writer.write_header_to_file()

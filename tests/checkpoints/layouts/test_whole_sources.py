@@ -107,36 +107,11 @@ def test_a_head_that_the_index_omits_by_its_name(tmp_path):
 
 
 @pytest.mark.parametrize("packed", ["lm_head.qweight", "lm_head.trellis", "lm_head.weight.absmax"])
-def test_names_of_other_parts_are_no_heads(tmp_path: Path) -> None:
-    """A tower's head in the first part says nothing of the language model's."""
-    part, _ = split(tmp_path)
-    tower = {"visual.head.weight": H[:9]}
-    save(part, **{EMBEDDING: E}, **tower)
-    check(part, H, HEAD)
-    write_index(tmp_path / INDEX, **{EMBEDDING: part.name, "visual.head.weight": part.name})
-    check(tmp_path, H, HEAD, "the index omits it")
-
-
-@pytest.mark.parametrize("tied", [True, None])
-def test_no_config_is_believed_where_headers_cost_nothing(
-    tmp_path: Path, tied: bool | None
-) -> None:
-    part, _ = split(tmp_path)
-    write_index(tmp_path / INDEX, **{EMBEDDING: part.name})
-    config(tmp_path, tied, model_type="gemma")
-    check(tmp_path, H, HEAD, "the index omits it")
-
-
 def test_headers_are_read_only_where_the_index_may_omit_a_head(tmp_path, monkeypatch, packed):
     parts = split(tmp_path)
     names = opened_files(monkeypatch)
     open_unembedding(tmp_path).close()
     assert names == [INDEX, INDEX, parts[1].name]
-    config(tmp_path, tied=True)
-    write_index(tmp_path / INDEX, **{EMBEDDING: parts[0].name, LAYER: parts[1].name})
-    names.clear()
-    open_unembedding(tmp_path).close()
-    assert parts[1].name not in names
     write_index(tmp_path / INDEX, **{EMBEDDING: parts[0].name, packed: parts[1].name})
     config(tmp_path, tied=False)
     names.clear()
@@ -452,3 +427,23 @@ def test_links_elsewhere_are_refused_with_a_hint(tmp_path, place):
     message = refused(folder)
     assert "a link that leaves the checkpoint's folder" in message
     assert "copy the files into one folder (cp -rL), or pass the folder that holds them" in message
+
+
+def test_names_of_other_parts_are_no_heads(tmp_path: Path) -> None:
+    """A tower's head in the first part says nothing of the language model's."""
+    part, _ = split(tmp_path)
+    tower = {"visual.head.weight": H[:9]}
+    save(part, **{EMBEDDING: E}, **tower)
+    check(part, H, HEAD)
+    write_index(tmp_path / INDEX, **{EMBEDDING: part.name, "visual.head.weight": part.name})
+    check(tmp_path, H, HEAD, "the index omits it")
+
+
+@pytest.mark.parametrize("tied", [True, None])
+def test_no_config_is_believed_where_headers_cost_nothing(
+    tmp_path: Path, tied: bool | None
+) -> None:
+    part, _ = split(tmp_path)
+    write_index(tmp_path / INDEX, **{EMBEDDING: part.name})
+    config(tmp_path, tied, model_type="gemma")
+    check(tmp_path, H, HEAD, "the index omits it")
