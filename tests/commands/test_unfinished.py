@@ -11,10 +11,9 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet
 import pytest
-import tokenizers
-import transformers
 from command_line import UNMEASURED
 from installed import installed_file
+from tiny_model import write_tiny_model
 
 from embedfilter import EmbedFilter
 
@@ -58,23 +57,6 @@ CASES = [
     for command in COMMANDS  # encode imports all that a model needs
     for way in WAYS
 ]
-
-
-def write_language_model(folder: Path) -> None:
-    """Write a Llama of 64 random dimensions that knows two words."""
-    vocabulary = {"<unk>": 0, "</s>": 1, "a": 2, "b": 3}
-    words = tokenizers.Tokenizer(tokenizers.models.WordLevel(vocabulary, unk_token="<unk>"))
-    words.pre_tokenizer = tokenizers.pre_tokenizers.Whitespace()
-    special = {"unk_token": "<unk>", "eos_token": "</s>", "pad_token": "</s>"}
-    transformers.PreTrainedTokenizerFast(tokenizer_object=words, **special).save_pretrained(folder)
-    config = transformers.LlamaConfig(
-        vocab_size=200,
-        hidden_size=64,
-        intermediate_size=64,
-        num_hidden_layers=1,
-        num_attention_heads=2,
-    )
-    transformers.LlamaForCausalLM(config).save_pretrained(folder)
 
 
 def run_limited(folder: Path, way: str, words: list[str]) -> subprocess.CompletedProcess[str]:
@@ -122,7 +104,7 @@ def folder(tmp_path: Path, rng: np.random.Generator) -> Path:
 def test_the_old_file_stays(folder: Path, command: str, way: str) -> None:
     words = COMMANDS[command]
     if command == "encode":
-        write_language_model(folder / "model")
+        write_tiny_model(folder / "model")
     name = next(word for word in words if word.startswith("OUT"))
     old = (folder / "x.npy").read_bytes() if "itself" in command else b"old"
     (folder / name).write_bytes(old)

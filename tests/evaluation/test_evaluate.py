@@ -17,7 +17,9 @@ from oracle import head_with_spectrum, model_like_spectrum, unit_rows
 from scipy.sparse import csr_array
 from sklearn.decomposition import PCA
 from sklearn.metrics import ndcg_score, v_measure_score
+from tiny_model import write_tiny_model
 
+import embedfilter
 from embedfilter import EmbedFilter, evaluate
 from embedfilter.evaluation import Evaluation, measures
 from embedfilter.evaluation.split import halves
@@ -222,7 +224,8 @@ def test_an_encoder_trained_to_embed() -> None:
     assert found.advice.best[48] == "PCA"
 
 
-def test_texts_and_a_model(
+@pytest.mark.long
+def test_texts_and_a_real_model(
     smollm2: Path, smollm2_folder: Path, demo_texts: list[str], demo_embeddings: dict[str, NDArray]
 ) -> None:
     texts, labels = demo_texts[:12], np.arange(12) % 2
@@ -233,6 +236,15 @@ def test_texts_and_a_model(
         assert figure(found, name, d, "1-NN accuracy").value == pytest.approx(
             figure(expected, name, d, "1-NN accuracy").value
         )
+
+
+def test_texts_and_a_model(demo_texts: list[str], tmp_path: Path) -> None:
+    texts, labels = demo_texts[:12], np.arange(12) % 2
+    folder = write_tiny_model(tmp_path)
+    found = evaluate(texts, encode_with=folder, labels=labels, dimensions=[64, 32])
+    whole = embedfilter.encoder(folder, ratio=1, normalize=False, device="cpu")
+    expected = evaluate(whole.encode(texts), folder, labels=labels, dimensions=[64, 32])
+    assert found.results == expected.results
 
 
 def test_calibrated(head: NDArray, rng: np.random.Generator) -> None:

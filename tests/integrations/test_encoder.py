@@ -4,13 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import pytest
 import torch
 import transformers
 from command_line import failure, run
+from tiny_model import write_tiny_model
 
 import embedfilter
 from embedfilter import EmbedFilter
@@ -26,21 +27,37 @@ TEXTS = [
 LONG = " ".join(f"word{i}" for i in range(400))  # over 512 tokens
 
 
-@pytest.fixture
-def folder(smollm2_folder: Path) -> Path:
-    return smollm2_folder
+class Model(NamedTuple):
+    folder: Path
+    f: EmbedFilter
+
+
+@pytest.fixture(scope="module", params=["tiny", pytest.param("SmolLM2", marks=pytest.mark.long)])
+def model(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Model:
+    """A model's folder, and where its filter comes from."""
+    if request.param == "tiny":
+        folder = write_tiny_model(tmp_path_factory.mktemp("tiny"))
+        return Model(folder, EmbedFilter.from_checkpoint(folder))
+    smollm2 = request.getfixturevalue("smollm2")
+    folder = request.getfixturevalue("smollm2_folder")
+    return Model(folder, EmbedFilter.from_checkpoint(smollm2))
 
 
 @pytest.fixture(scope="module")
-def direct(smollm2_folder: Path) -> tuple[Any, Any]:
+def folder(model: Model) -> Path:
+    return model.folder
+
+
+@pytest.fixture(scope="module")
+def f(model: Model) -> EmbedFilter:
+    return model.f
+
+
+@pytest.fixture(scope="module")
+def direct(folder: Path) -> tuple[Any, Any]:
     """The model and the tokenizer by transformers alone."""
-    tokenizer = transformers.AutoTokenizer.from_pretrained(smollm2_folder)
-    return transformers.AutoModel.from_pretrained(smollm2_folder).eval(), tokenizer
-
-
-@pytest.fixture(scope="module")
-def f(smollm2: Path) -> EmbedFilter:
-    return EmbedFilter.from_checkpoint(smollm2)
+    tokenizer = transformers.AutoTokenizer.from_pretrained(folder)
+    return transformers.AutoModel.from_pretrained(folder).eval(), tokenizer
 
 
 def states(direct: tuple[Any, Any], prompt: str) -> tuple[np.ndarray, np.ndarray]:
@@ -91,11 +108,11 @@ def test_long_texts_keep_their_ends(
 
 
 @pytest.mark.parametrize("template", ["prompteol", "mean"])
-def test_saved_and_reloaded(folder: Path, tmp_path: Path, template: str) -> None:
+def test_saved_and_reloaded(folder: Path, f: EmbedFilter, tmp_path: Path, template: str) -> None:
     from sentence_transformers import SentenceTransformer
 
     model = embedfilter.encoder(folder, template=template, ratio=4, device="cpu")
-    assert model.get_embedding_dimension() == 144
+    assert model.get_embedding_dimension() == f.n_features_in // 4
     model.save_pretrained(str(tmp_path))
     stock = template == "mean"
     again = SentenceTransformer(str(tmp_path), device="cpu", trust_remote_code=not stock)
@@ -119,14 +136,14 @@ def test_half_precision(folder: Path) -> None:
     assert cosines.min() > 0.98
 
 
-def tiny(folder: Path, architecture: str, **sizes: int) -> Path:
-    """Save a small random model with SmolLM2's tokenizer beside it."""
+def save_random(folder: Path, tokenizer: Any, architecture: str, **sizes: int) -> None:
+    """Save a small random model with this tokenizer."""
     config = getattr(transformers, f"{architecture}Config")(
-        vocab_size=49152, bos_token_id=0, eos_token_id=0, **sizes
+        vocab_size=len(tokenizer), bos_token_id=0, eos_token_id=0, **sizes
     )
     torch.manual_seed(0)
     transformers.AutoModelForCausalLM.from_config(config).save_pretrained(folder)
-    return folder
+    tokenizer.save_pretrained(folder)
 
 
 @pytest.mark.parametrize(
@@ -144,10 +161,10 @@ def test_padding_changes_nothing(
     folder: Path, tmp_path: Path, architecture: str, sizes: dict[str, int]
 ) -> None:
     # Learned positions, as GPT-2 has, would show padding that is not accounted for.
-    path = tiny(tmp_path, architecture, **sizes)
-    transformers.AutoTokenizer.from_pretrained(folder).save_pretrained(path)
+    tokenizer = transformers.AutoTokenizer.from_pretrained(folder)
+    save_random(tmp_path, tokenizer, architecture, **sizes)
     for template in ("prompteol", "echo"):
-        model = embedfilter.encoder(path, template=template, device="cpu")
+        model = embedfilter.encoder(tmp_path, template=template, device="cpu")
         alone = np.array([model.encode(text) for text in TEXTS])
         np.testing.assert_allclose(model.encode(TEXTS), alone, atol=1e-5)
 
@@ -162,7 +179,7 @@ def test_wrong_arguments(folder: Path, f: EmbedFilter, rng: np.random.Generator)
         embedfilter.encoder(folder, dtype="int8")
     with pytest.raises(ValueError, match=r"filter: expected no ratio"):
         embedfilter.encoder(folder, filter=f, ratio=2)
-    other = EmbedFilter.from_matrix(rng.standard_normal((2000, 576)))
+    other = EmbedFilter.from_matrix(rng.standard_normal((2000, f.n_features_in)))
     with pytest.raises(ValueError, match=r"another unembedding matrix"):
         embedfilter.encoder(folder, filter=other)
     with pytest.raises(TypeError, match=r"sentences: expected texts, found tuple"):

@@ -11,9 +11,9 @@ import numpy as np
 import pytest
 import safetensors.torch
 import torch
+from embedfilter.checkpoints.array import open_array
 
 from embedfilter.checkpoints import open_unembedding
-from embedfilter.checkpoints.formats.array import open_array
 
 V, D = 101, 7
 DTYPES = {"F64": "f8", "F32": "f4", "F16": "f2", "BF16": ml_dtypes.bfloat16}
@@ -144,7 +144,7 @@ def test_torch(dtype, kind):
         torch.zeros(V, D, device="meta"),
         torch.zeros(V, D).to_sparse(),
     ],
-    ids=lambda given: type(given).__name__ + str(getattr(given, "dtype", "")),
+    ids=lambda given: f"{type(given).__name__} {getattr(given, 'dtype', '')}",
 )
 def test_what_is_not_an_array_of_floats(given):
     with pytest.raises(TypeError, match=r"^source: "):
