@@ -121,7 +121,7 @@ setup(
             "embedfilter._core",
             sources=sorted(str(path) for path in CSRC.rglob("*.c")),
             depends=sorted(str(path) for path in CSRC.rglob("*.h")),
-            include_dirs=[str(CSRC), str(CSRC / "kernels"), np.get_include()],
+            include_dirs=[str(CSRC), np.get_include()],
             extra_compile_args=[
                 *COMPILE_ARGS,
                 *WARNING_ARGS * switched_on("EMBEDFILTER_WERROR"),

@@ -1,8 +1,8 @@
 # How the C programs of tests/ are compiled; for `source`, with $python set.
 FLAGS="-std=c11 -D_GNU_SOURCE -fno-tree-vectorize -ffp-contract=off -Wall -Wextra -Werror
-       -pthread -Icsrc -Icsrc/kernels"
+       -pthread -Icsrc"
 ADDRESS_SANITIZER="-fsanitize=address,undefined -fno-sanitize-recover=undefined -g"
-CORE=$(find csrc -maxdepth 1 -name '*.c' ! -name 'module*' | sort)
+CORE=$(echo csrc/core/*.c)
 WRAP="-Wl,--wrap=malloc,--wrap=posix_memalign,--wrap=pthread_create,--wrap=pthread_mutex_init"
 WRAP="$WRAP,--wrap=scipy_dstedc_"
 
@@ -22,5 +22,5 @@ compile_for() {
     local compiler=$1 program=$2 test=$3
     shift 3
     # shellcheck disable=SC2086
-    "$compiler" $FLAGS -O3 -static "$@" "tests/core/$test" csrc/cpu.c csrc/kernels/*.c -lm -o "$program"
+    "$compiler" $FLAGS -O3 -static "$@" "tests/core/$test" csrc/core/cpu.c csrc/kernels/*.c -lm -o "$program"
 }

@@ -32,7 +32,8 @@ from embedfilter import EmbedFilter
 D, K = 896, 448
 PEAK = "import re;print(re.search(r'VmHWM:\\s+(\\d+)', open('/proc/self/status').read())[1])"
 OURS = (
-    "import sys;from embedfilter.cli import main;main(sys.argv[1:], standalone_mode=False);" + PEAK
+    "import sys;from embedfilter.commands.main import main;"
+    "main(sys.argv[1:], standalone_mode=False);" + PEAK
 )
 PYARROW = (
     f"""

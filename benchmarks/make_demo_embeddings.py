@@ -1,6 +1,6 @@
 """Make the embeddings of ``embedfilter demo`` from its 240 pairs of texts.
 
-Reads ``embedfilter/demo_data/pairs.tsv`` and writes beside it ``prompteol.npy`` and ``echo.npy``:
+Reads ``embedfilter/demo/pairs.tsv`` and writes beside it ``prompteol.npy`` and ``echo.npy``:
 float16 arrays of shape (480, 576), first the 240 sentences, then the 240 paraphrases. They are
 hidden states of SmolLM2-135M-Instruct after the model's final norm, pooled and not normalised:
 
@@ -31,7 +31,7 @@ from transformers import AutoModel, AutoTokenizer, PreTrainedModel, PreTrainedTo
 
 PROMPTEOL_TEMPLATE = 'Summarize the sentence: "{text}" in one word:"'
 ECHO_TEMPLATE = "Rewrite the following paragraph: {text}. The rewritten paragraph: {text}"
-DATA_FOLDER = Path(__file__).parents[1] / "embedfilter" / "demo_data"
+DATA_FOLDER = Path(__file__).parents[1] / "embedfilter" / "demo"
 
 Encoder = Callable[[PreTrainedModel, PreTrainedTokenizerBase, str], torch.Tensor]
 

@@ -57,7 +57,7 @@ Encode = Callable[[NDArray[np.float32], str], NDArray[Any]]  # rows and a precis
 
 def demo_set() -> tuple[NDArray[np.float32], NDArray[np.str_]]:
     """Return the demo's embeddings (2 n, d), sentences first, and their topics (2 n,)."""
-    folder = resources.files("embedfilter.demo_data")
+    folder = resources.files("embedfilter.demo")
     X = np.load(io.BytesIO((folder / "prompteol.npy").read_bytes())).astype(np.float32)
     with (folder / "pairs.tsv").open(encoding="utf-8") as file:
         topics = np.array([row["topic"] for row in csv.DictReader(file, delimiter="\t")])

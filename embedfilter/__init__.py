@@ -10,23 +10,22 @@ from __future__ import annotations
 import importlib.util
 from typing import TYPE_CHECKING, Any
 
-__version__ = "0.1.0"
-
 if importlib.util.find_spec("embedfilter._core") is None:
     raise ImportError(
         "embedfilter's C core is not beside its Python files: this is the source folder, and the"
         " package installed elsewhere. Leave the folder, or install with 'pip install -e .'"
     )
 from embedfilter.errors import CheckpointError, EmbedFilterError, FilterFileError
+from embedfilter.version import __version__
 
 if TYPE_CHECKING:
     from embedfilter._core import available_isas, get_isa, set_isa
     from embedfilter.checkpoints import open_unembedding
-    from embedfilter.diagnostics import diagnose
     from embedfilter.evaluation import evaluate
     from embedfilter.filter import EmbedFilter
     from embedfilter.integrations.encoder import encoder
-    from embedfilter.lens import LogitLens
+    from embedfilter.lens.diagnostics import diagnose
+    from embedfilter.lens.logit_lens import LogitLens
 
 __all__ = [
     "CheckpointError",
@@ -49,9 +48,9 @@ __all__ = [
 _LAZY = {
     "evaluate": "embedfilter.evaluation",
     "EmbedFilter": "embedfilter.filter",
-    "LogitLens": "embedfilter.lens",
+    "LogitLens": "embedfilter.lens.logit_lens",
     "available_isas": "embedfilter._core",
-    "diagnose": "embedfilter.diagnostics",
+    "diagnose": "embedfilter.lens.diagnostics",
     "encoder": "embedfilter.integrations.encoder",
     "get_isa": "embedfilter._core",
     "open_unembedding": "embedfilter.checkpoints",

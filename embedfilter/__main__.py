@@ -1,5 +1,5 @@
 """``python -m embedfilter`` is the command ``embedfilter``."""
 
-from embedfilter.cli import main
+from embedfilter.commands.main import main
 
 main(prog_name="embedfilter")

@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from embedfilter import _core
-from embedfilter.embeddings import (
+from embedfilter.arrays.embeddings import (
     as_embeddings,
     bad_rows_message,
     check_output,
@@ -20,8 +20,9 @@ from embedfilter.embeddings import (
     quantization,
 )
 from embedfilter.errors import CheckpointError
-from embedfilter.source_name import source_name
-from embedfilter.spectrum import (
+from embedfilter.files.messages import origin_of_width, source_name
+from embedfilter.fitting.kinds import (
+    KINDS,
     SpectrumError,
     check_cuts,
     check_n_components,
@@ -32,7 +33,7 @@ from embedfilter.threads import resolve_n_threads
 if TYPE_CHECKING:
     import os
 
-    from embedfilter.calibration import SampleStatistics
+    from embedfilter.fitting.calibration import SampleStatistics
 
 __all__ = ["EmbedFilter"]
 
@@ -59,11 +60,12 @@ class EmbedFilter:
     singular_values : (d,) float64
         All of them, descending.
     kind : str
-        Which directions are kept; see `embedfilter.spectrum.kept_directions`.
+        Which directions are kept; see `embedfilter.fitting.kinds.kept_directions`.
     metadata : mapping of str to str
         Where the filter comes from: source, revision (the commit of a model on the Hub),
-        tensor, dtype, rows, fingerprint (SHA-256 of the tensor's bytes), version (of the
-        library that fitted it). Of a calibrated filter also calibration_rows,
+        fitted_for (the model, where the head is another's), tensor, dtype, rows, fingerprint
+        (SHA-256 of the tensor's bytes), evidence (why it was taken), applied and doubt (if any),
+        version (of the library). Of a calibrated filter also calibration_rows,
         calibration_components, calibration_whitening and calibration_shrinkage.
     mean : (d,) float32 or None
         Subtracted from embeddings before they are projected; None if not calibrated.
@@ -98,8 +100,7 @@ class EmbedFilter:
         self.metadata = MappingProxyType(dict(metadata))
         self.mean = None if mean is None else _frozen(mean, np.float32)
         self.ranges = None if ranges is None else _frozen(ranges, np.float32)
-        source = self.metadata.get("source", "array")
-        self._origin = "" if source == "array" else f", the hidden size of {source}"
+        self._origin = origin_of_width(self.metadata)
         self._packed: tuple[str, _core.PackedFilter] | None = None
 
     # ---- Making a filter ----------------------------------------------------
@@ -109,6 +110,7 @@ class EmbedFilter:
         cls,
         source: Any,
         *,
+        base: Any = None,
         ratio: float | None = None,
         n_components: int | None = None,
         kind: str = "edge",
@@ -125,6 +127,9 @@ class EmbedFilter:
             A model's folder, a file (.safetensors, .gguf, .bin, .pt, .npy, .npz or the index of
             a sharded checkpoint), the id of a model on the Hugging Face Hub, "owner/name", an
             open torch model or a matrix.
+        base : path, open model or array, optional
+            Take the head of this model, which `source` was made of: for embedding models that
+            were saved without their head. Of `source` the config is read, to compare sizes.
         ratio : number, optional
             Keep ``floor(d / ratio)`` of the d directions. 2 if `n_components` is not given
             either.
@@ -154,11 +159,11 @@ class EmbedFilter:
         ImportError
             If the source needs a library that is not installed.
         """
-        from embedfilter.checkpoints import open_unembedding  # noqa: PLC0415 - light import
-        from embedfilter.fitting import fit  # noqa: PLC0415 - light import
+        from embedfilter.checkpoints.base_head import open_for  # noqa: PLC0415 - light import
+        from embedfilter.fitting.fit import fit  # noqa: PLC0415 - light import
 
         threads = resolve_n_threads(n_threads)
-        with open_unembedding(source, tensor=tensor, revision=revision) as W:
+        with open_for(source, base, tensor=tensor, revision=revision) as W:
             k = resolve_n_components(W.shape[1], ratio=ratio, n_components=n_components, kind=kind)
             try:
                 return cls(**fit(W, k, kind, n_threads=threads, progress=progress))
@@ -191,8 +196,8 @@ class EmbedFilter:
         TypeError, ValueError
             For wrong arguments; for NaN, infinity, or a rank too low for what is to be kept.
         """
-        from embedfilter.checkpoints.array import open_array  # noqa: PLC0415 - light import
-        from embedfilter.fitting import fit  # noqa: PLC0415 - light import
+        from embedfilter.checkpoints.formats.array import open_array  # noqa: PLC0415 - light import
+        from embedfilter.fitting.fit import fit  # noqa: PLC0415 - light import
 
         threads = resolve_n_threads(n_threads)
         with open_array(W, argument="W") as matrix:
@@ -254,7 +259,7 @@ class EmbedFilter:
         -------
         (n, k) or (k,) array of the precision's dtype
             For "ubinary" ceil(k / 8) uint8 instead of k. A row's result is the same to the
-            bit for every batch and number of threads (within 1e-6 where `get_isa` is "generic").
+            bit for every batch, number of threads and instruction set.
 
         Raises
         ------
@@ -351,7 +356,7 @@ class EmbedFilter:
         calibrated = self.mean is not None  # components are cut by variance then
         if k < self.n_components and not calibrated:
             try:
-                check_cuts(self.singular_values, self.component_indices[:k], stacklevel=2)
+                check_cuts(self.singular_values, self.component_indices[:k])
             except SpectrumError as error:
                 raise ValueError(f"n_components: {error}") from None
         shortened = self.kind == "identity" and k < self.n_components and not calibrated
@@ -414,9 +419,9 @@ class EmbedFilter:
             For a sample that `transform` refuses, of fewer than two rows or without variance,
             other wrong arguments, or if this filter is calibrated already.
         """
-        from embedfilter.calibration import calibrate  # noqa: PLC0415 - light import
+        from embedfilter.fitting.calibration import calibrate  # noqa: PLC0415 - light import
 
-        return calibrate(self, X_sample, n_components, whitening, n_threads)
+        return EmbedFilter(**calibrate(self, X_sample, n_components, whitening, n_threads))
 
     def statistics(self) -> SampleStatistics:
         """Begin the statistics of a sample that comes in parts: what `calibrate` needs.
@@ -426,7 +431,7 @@ class EmbedFilter:
         ValueError
             If this filter is calibrated already.
         """
-        from embedfilter.calibration import SampleStatistics  # noqa: PLC0415 - light import
+        from embedfilter.fitting.calibration import SampleStatistics  # noqa: PLC0415 - light import
 
         return SampleStatistics(self)
 
@@ -461,6 +466,7 @@ class EmbedFilter:
         ValueError
             If the filter does not suit the model: it takes embeddings of another size, or was
             fitted to another unembedding matrix (its singular values differ by more than 5 %).
+            Of a model without its head, sizes alone are compared: docs/embedding-models.md.
         CheckpointError
             If the model's unembedding matrix cannot be read.
         OSError
@@ -512,9 +518,12 @@ class EmbedFilter:
         OSError
             If the file cannot be written.
         """
-        from embedfilter.filter_file import save_filter  # noqa: PLC0415 - light import
+        from embedfilter.files.filter_file import write_filter  # noqa: PLC0415 - light import
 
-        save_filter(self, Path(path))
+        state = self.__getstate__()
+        kind, metadata = state.pop("kind"), state.pop("metadata")
+        arrays = {name: array for name, array in state.items() if array is not None}
+        write_filter(Path(path), arrays, kind, metadata)
 
     @classmethod
     def load(cls, path: str | os.PathLike[str]) -> EmbedFilter:
@@ -525,9 +534,9 @@ class EmbedFilter:
         FilterFileError
             If the file is missing, damaged, not a filter or of a later format.
         """
-        from embedfilter.filter_file import load_filter  # noqa: PLC0415 - light import
+        from embedfilter.files.filter_file import read_filter  # noqa: PLC0415 - light import
 
-        return load_filter(Path(path))
+        return cls(**read_filter(Path(path), KINDS))
 
     def __getstate__(self) -> dict[str, Any]:
         # Arrays and strings only: no packed matrix, which the receiver makes anew.
@@ -553,7 +562,7 @@ class EmbedFilter:
 
     def _repr_html_(self) -> str:
         """Return the facts of the filter and a picture of its spectrum, for notebooks."""
-        from embedfilter.filter_html import filter_html  # noqa: PLC0415 - notebooks only
+        from embedfilter.integrations.jupyter import filter_html  # noqa: PLC0415 - notebooks only
 
         return filter_html(self)
 

@@ -12,14 +12,14 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from embedfilter.embeddings import as_embeddings, bad_rows_message
+from embedfilter.arrays.embeddings import as_embeddings, bad_rows_message
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
     from embedfilter.filter import EmbedFilter
-    from embedfilter.spectroscopy import Spectroscopy
-    from embedfilter.top_tokens import TopTokens
+    from embedfilter.lens.spectroscopy import Spectroscopy
+    from embedfilter.lens.top_tokens import TopTokens
 
 __all__ = ["energy_by_band", "similarities", "spectrum", "top_tokens"]
 
@@ -167,8 +167,8 @@ def top_tokens(
     -------
     matplotlib axes
     """
-    from embedfilter.top_tokens import TopTokens, visible_label  # noqa: PLC0415 - light import
-    from embedfilter.vocabulary import visible  # noqa: PLC0415
+    from embedfilter.lens.top_tokens import TopTokens, visible_label  # noqa: PLC0415 - light import
+    from embedfilter.lens.vocabulary import visible  # noqa: PLC0415
 
     results = [found] if isinstance(found, TopTokens) else list(found)
     n = len(results[0])

@@ -23,8 +23,7 @@ import embedfilter
 from embedfilter import open_unembedding
 from embedfilter.demo import TEMPLATES
 
-# All with kernels; "generic" has none and a test file of its own.
-ISAS = tuple(isa for isa in embedfilter.available_isas() if isa != "generic")
+ISAS = embedfilter.available_isas()
 
 
 # Their packages are installed for `tox run -e long` only.
@@ -94,7 +93,7 @@ def smollm2_folder(smollm2: Path, tmp_path_factory: pytest.TempPathFactory) -> P
 @pytest.fixture(scope="session")
 def demo_embeddings() -> dict[str, NDArray[np.float16]]:
     """The real embeddings that ship, by template: (480, 576) float16, not normalised."""
-    folder = resources.files("embedfilter.demo_data")
+    folder = resources.files("embedfilter.demo")
     return {
         template: np.load(io.BytesIO((folder / name).read_bytes()))
         for template, name in TEMPLATES.items()
@@ -104,7 +103,7 @@ def demo_embeddings() -> dict[str, NDArray[np.float16]]:
 @pytest.fixture(scope="session")
 def demo_texts() -> list[str]:
     """The texts of those embeddings, in their order."""
-    with (resources.files("embedfilter.demo_data") / "pairs.tsv").open(encoding="utf-8") as file:
+    with (resources.files("embedfilter.demo") / "pairs.tsv").open(encoding="utf-8") as file:
         rows = list(csv.DictReader(file, delimiter="\t"))
     return [row["sentence"] for row in rows] + [row["paraphrase"] for row in rows]
 
@@ -144,7 +143,7 @@ def hub(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[HubServer]:
     import huggingface_hub
     from huggingface_hub import constants
 
-    from embedfilter.checkpoints import hub_file
+    from embedfilter.checkpoints.hub import hub_file
 
     with contextlib.closing(HubServer()) as server:
         for name, value in (

@@ -1,6 +1,6 @@
 /* Conversions between element types, eight at a time. */
 #if defined(__x86_64__)
-#include "kernels.h"
+#include "kernels/kernels.h"
 
 #include <immintrin.h>
 

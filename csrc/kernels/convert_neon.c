@@ -1,6 +1,6 @@
 /* Conversions between element types, four or eight at a time. */
 #if defined(__aarch64__)
-#include "kernels.h"
+#include "kernels/kernels.h"
 
 #include <arm_neon.h>
 

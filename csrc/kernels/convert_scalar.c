@@ -1,5 +1,5 @@
 /* Conversions between element types, one element at a time. */
-#include "kernels.h"
+#include "kernels/kernels.h"
 
 #include <string.h>
 

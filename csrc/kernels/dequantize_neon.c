@@ -1,6 +1,6 @@
 /* Blocks of quantised weights, sixteen weights at a time. */
 #if defined(__aarch64__)
-#include "kernels.h"
+#include "kernels/kernels.h"
 
 #include <arm_neon.h>
 

@@ -1,5 +1,5 @@
 /* Oracle of the blocks' decoding, one weight at a time. */
-#include "kernels.h"
+#include "kernels/kernels.h"
 
 static float half(const uint8_t bytes[2]) {
     const uint16_t bits = ef_half_bits(bytes);

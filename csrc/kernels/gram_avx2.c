@@ -4,9 +4,8 @@
  * half of them: 12 accumulators, 3 vectors of b, 1 broadcast element of a; all 16 registers.
  * 12 independent chains of fused multiply-adds cover the latency of 4 cycles at 2 a cycle. */
 #if defined(__x86_64__)
-#include "tile_avx2.h"
-
-enum { ROWS = 4 };
+#include "kernels/chains.h"
+#include "kernels/tile_avx2.h"
 
 /* target[0..23] += sum, in float64 */
 EF_AVX2 static inline void flush_f32(double *target, row_f32 sum) {
@@ -24,25 +23,20 @@ EF_AVX2 static inline void flush_f32(double *target, row_f32 sum) {
 EF_AVX2 static void rows_f32(const float *a, const float *b, size_t n, double *tile,
                              const char *next) {
     enum { STEP = 64, LINES = 8, LINE_BYTES = 64 };
-    for (size_t i = 0; i < ROWS * EF_TILE_COLUMNS; i += 8) /* needed at the end */
+    for (size_t i = 0; i < EF_TILE_ROWS * EF_TILE_COLUMNS; i += 8) /* needed at the end */
         _mm_prefetch((const char *)(tile + i), _MM_HINT_T0);
-    row_f32 s0 = zero_f32(), s1 = zero_f32(), s2 = zero_f32(), s3 = zero_f32();
+    tile_f32 sums = zero_tile_f32();
     for (size_t first = 0; first < n; first += STEP) {
         for (size_t i = 0; i < LINES; i++, next += LINE_BYTES)
             _mm_prefetch(next, _MM_HINT_T0);
-        const size_t last = n - first < STEP ? n : first + STEP;
-        for (size_t r = first; r < last; r++, a += EF_TILE_COLUMNS, b += EF_TILE_COLUMNS) {
-            const row_f32 columns = load_f32(b);
-            s0 = multiply_add_f32(a, columns, s0);
-            s1 = multiply_add_f32(a + 1, columns, s1);
-            s2 = multiply_add_f32(a + 2, columns, s2);
-            s3 = multiply_add_f32(a + 3, columns, s3);
-        }
+        const size_t rows = n - first < STEP ? n - first : STEP;
+        sums = multiply_f32(a + first * EF_TILE_COLUMNS, EF_TILE_COLUMNS,
+                            b + first * EF_TILE_COLUMNS, rows, sums);
     }
-    flush_f32(tile, s0);
-    flush_f32(tile + EF_TILE_COLUMNS, s1);
-    flush_f32(tile + 2 * EF_TILE_COLUMNS, s2);
-    flush_f32(tile + 3 * EF_TILE_COLUMNS, s3);
+    flush_f32(tile, sums.r0);
+    flush_f32(tile + EF_TILE_COLUMNS, sums.r1);
+    flush_f32(tile + 2 * EF_TILE_COLUMNS, sums.r2);
+    flush_f32(tile + 3 * EF_TILE_COLUMNS, sums.r3);
 }
 
 EF_AVX2 void ef_gram_f32_avx2(ef_tile shape, const float *a, const float *b, size_t n, double *tile,
@@ -50,8 +44,8 @@ EF_AVX2 void ef_gram_f32_avx2(ef_tile shape, const float *a, const float *b, siz
     (void)shape;
     /* The six calls fetch half a panel. */
     const char *bytes = (const char *)next;
-    for (size_t i = 0; i < EF_TILE_COLUMNS; i += ROWS)
-        rows_f32(a + i, b, n, tile + i * EF_TILE_COLUMNS, bytes + i / ROWS * n * 8);
+    for (size_t i = 0; i < EF_TILE_COLUMNS; i += EF_TILE_ROWS)
+        rows_f32(a + i, b, n, tile + i * EF_TILE_COLUMNS, bytes + i / EF_TILE_ROWS * n * 8);
 }
 
 /* Half a row of the tile: 12 columns. */
@@ -104,7 +98,7 @@ EF_AVX2 void ef_gram_f64_avx2(ef_tile shape, const double *a, const double *b, s
                               double *tile) {
     (void)shape;
     for (size_t j = 0; j < EF_TILE_COLUMNS; j += EF_TILE_COLUMNS / 2)
-        for (size_t i = 0; i < EF_TILE_COLUMNS; i += ROWS)
+        for (size_t i = 0; i < EF_TILE_COLUMNS; i += EF_TILE_ROWS)
             rows_f64(a + i, b + j, n, tile + i * EF_TILE_COLUMNS + j);
 }
 
@@ -119,7 +113,7 @@ EF_AVX2 static float dot(const float *row, const float *direction, size_t n) {
     for (; i < n; i++)
         s[i % 8] = _mm_cvtss_f32(
             _mm_fmadd_ss(_mm_set_ss(row[i]), _mm_set_ss(direction[i]), _mm_set_ss(s[i % 8])));
-    return ((s[0] + s[4]) + (s[2] + s[6])) + ((s[1] + s[5]) + (s[3] + s[7]));
+    return ef_sum_of_8_f32(s);
 }
 
 EF_AVX2 void ef_peel_f32_avx2(float *row, size_t n, const float *basis, size_t p, float *parts) {

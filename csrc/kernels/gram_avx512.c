@@ -5,9 +5,9 @@
  * 4 vectors of b. 16 independent chains of fused multiply-adds cover the latency of 4 cycles at 2
  * a cycle twice. */
 #if defined(__x86_64__)
-#include "tile_avx512.h"
+#include "kernels/tile_avx512.h"
 
-enum { ROWS_F32 = 8, ROWS_F64 = 4 };
+enum { ROWS_F64 = 4 };
 
 /* target[0..15] += sum, in float64 */
 EF_AVX512 static inline void flush_16(double *target, __m512 sum) {
@@ -27,35 +27,24 @@ EF_AVX512 static inline void flush_f32(double *target, row_f32 sum) {
 EF_AVX512 static void rows_f32(const float *a, const float *b, size_t n, double *sums,
                                const char *next) {
     enum { STEP = 16, LINES = 4, LINE_BYTES = 64 };
-    for (size_t i = 0; i < ROWS_F32 * EF_WIDE_COLUMNS; i += 8) /* needed at the end */
+    for (size_t i = 0; i < EF_WIDE_ROWS * EF_WIDE_COLUMNS; i += 8) /* needed at the end */
         _mm_prefetch((const char *)(sums + i), _MM_HINT_T0);
-    row_f32 s0 = zero_f32(), s1 = zero_f32(), s2 = zero_f32(), s3 = zero_f32();
-    row_f32 s4 = zero_f32(), s5 = zero_f32(), s6 = zero_f32(), s7 = zero_f32();
+    tile_f32 tile = zero_tile_f32();
     for (size_t first = 0; first < n; first += STEP) {
         for (size_t i = 0; i < LINES; i++, next += LINE_BYTES)
             _mm_prefetch(next, _MM_HINT_T0);
-        const size_t last = n - first < STEP ? n : first + STEP;
-#pragma GCC unroll 4
-        for (size_t r = first; r < last; r++, a += EF_WIDE_COLUMNS, b += EF_WIDE_COLUMNS) {
-            const row_f32 columns = load_f32(b);
-            s0 = multiply_add_f32(a, columns, s0);
-            s1 = multiply_add_f32(a + 1, columns, s1);
-            s2 = multiply_add_f32(a + 2, columns, s2);
-            s3 = multiply_add_f32(a + 3, columns, s3);
-            s4 = multiply_add_f32(a + 4, columns, s4);
-            s5 = multiply_add_f32(a + 5, columns, s5);
-            s6 = multiply_add_f32(a + 6, columns, s6);
-            s7 = multiply_add_f32(a + 7, columns, s7);
-        }
+        const size_t rows = n - first < STEP ? n - first : STEP;
+        tile = multiply_f32(a + first * EF_WIDE_COLUMNS, EF_WIDE_COLUMNS,
+                            b + first * EF_WIDE_COLUMNS, rows, tile);
     }
-    flush_f32(sums, s0);
-    flush_f32(sums + EF_WIDE_COLUMNS, s1);
-    flush_f32(sums + 2 * EF_WIDE_COLUMNS, s2);
-    flush_f32(sums + 3 * EF_WIDE_COLUMNS, s3);
-    flush_f32(sums + 4 * EF_WIDE_COLUMNS, s4);
-    flush_f32(sums + 5 * EF_WIDE_COLUMNS, s5);
-    flush_f32(sums + 6 * EF_WIDE_COLUMNS, s6);
-    flush_f32(sums + 7 * EF_WIDE_COLUMNS, s7);
+    flush_f32(sums, tile.r0);
+    flush_f32(sums + EF_WIDE_COLUMNS, tile.r1);
+    flush_f32(sums + 2 * EF_WIDE_COLUMNS, tile.r2);
+    flush_f32(sums + 3 * EF_WIDE_COLUMNS, tile.r3);
+    flush_f32(sums + 4 * EF_WIDE_COLUMNS, tile.r4);
+    flush_f32(sums + 5 * EF_WIDE_COLUMNS, tile.r5);
+    flush_f32(sums + 6 * EF_WIDE_COLUMNS, tile.r6);
+    flush_f32(sums + 7 * EF_WIDE_COLUMNS, tile.r7);
 }
 
 EF_AVX512 void ef_gram_f32_avx512(ef_tile shape, const float *a, const float *b, size_t n,
@@ -63,7 +52,7 @@ EF_AVX512 void ef_gram_f32_avx512(ef_tile shape, const float *a, const float *b,
     (void)shape;
     /* The four calls fetch half a panel: 16 bytes for each row. */
     const char *bytes = (const char *)next;
-    for (size_t i = 0; i < EF_WIDE_COLUMNS; i += ROWS_F32, bytes += n * 16)
+    for (size_t i = 0; i < EF_WIDE_COLUMNS; i += EF_WIDE_ROWS, bytes += n * 16)
         rows_f32(a + i, b, n, sums + i * EF_WIDE_COLUMNS, bytes);
 }
 

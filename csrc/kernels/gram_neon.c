@@ -4,9 +4,8 @@
  * half of them: 24 accumulators, 6 vectors of b, 1 or 2 broadcast elements of a; all 32
  * registers. */
 #if defined(__aarch64__)
-#include "tile_neon.h"
-
-enum { ROWS = 4 };
+#include "kernels/chains.h"
+#include "kernels/tile_neon.h"
 
 /* target[0..23] += sum, in float64 */
 static inline void flush_f32(double *target, row_f32 sum) {
@@ -21,25 +20,18 @@ static inline void flush_f32(double *target, row_f32 sum) {
 
 /* Four rows of the tile; `a` points at their first column. */
 static void rows_f32(const float *a, const float *b, size_t n, double *tile) {
-    row_f32 s0 = zero_f32(), s1 = zero_f32(), s2 = zero_f32(), s3 = zero_f32();
-    for (size_t r = 0; r < n; r++, a += EF_TILE_COLUMNS, b += EF_TILE_COLUMNS) {
-        const row_f32 columns = load_f32(b);
-        s0 = multiply_add_f32(a, columns, s0);
-        s1 = multiply_add_f32(a + 1, columns, s1);
-        s2 = multiply_add_f32(a + 2, columns, s2);
-        s3 = multiply_add_f32(a + 3, columns, s3);
-    }
-    flush_f32(tile, s0);
-    flush_f32(tile + EF_TILE_COLUMNS, s1);
-    flush_f32(tile + 2 * EF_TILE_COLUMNS, s2);
-    flush_f32(tile + 3 * EF_TILE_COLUMNS, s3);
+    const tile_f32 sums = multiply_f32(a, EF_TILE_COLUMNS, b, n, zero_tile_f32());
+    flush_f32(tile, sums.r0);
+    flush_f32(tile + EF_TILE_COLUMNS, sums.r1);
+    flush_f32(tile + 2 * EF_TILE_COLUMNS, sums.r2);
+    flush_f32(tile + 3 * EF_TILE_COLUMNS, sums.r3);
 }
 
 void ef_gram_f32_neon(ef_tile shape, const float *a, const float *b, size_t n, double *tile,
                       const float *next) {
     (void)shape;
     (void)next;
-    for (size_t i = 0; i < EF_TILE_COLUMNS; i += ROWS)
+    for (size_t i = 0; i < EF_TILE_COLUMNS; i += EF_TILE_ROWS)
         rows_f32(a + i, b, n, tile + i * EF_TILE_COLUMNS);
 }
 
@@ -95,7 +87,7 @@ static void rows_f64(const double *a, const double *b, size_t n, double *tile) {
 void ef_gram_f64_neon(ef_tile shape, const double *a, const double *b, size_t n, double *tile) {
     (void)shape;
     for (size_t j = 0; j < EF_TILE_COLUMNS; j += EF_TILE_COLUMNS / 2)
-        for (size_t i = 0; i < EF_TILE_COLUMNS; i += ROWS)
+        for (size_t i = 0; i < EF_TILE_COLUMNS; i += EF_TILE_ROWS)
             rows_f64(a + i, b + j, n, tile + i * EF_TILE_COLUMNS + j);
 }
 
@@ -112,7 +104,7 @@ static float dot(const float *row, const float *direction, size_t n) {
     vst1q_f32(s + 4, high);
     for (; i < n; i++)
         s[i % 8] = __builtin_fmaf(row[i], direction[i], s[i % 8]);
-    return ((s[0] + s[4]) + (s[2] + s[6])) + ((s[1] + s[5]) + (s[3] + s[7]));
+    return ef_sum_of_8_f32(s);
 }
 
 void ef_peel_f32_neon(float *row, size_t n, const float *basis, size_t p, float *parts) {

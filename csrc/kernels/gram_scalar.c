@@ -1,5 +1,6 @@
 /* Oracle of the Gram tile, tile += a^T b, and of the peeling of rows. */
-#include "kernels.h"
+#include "kernels/chains.h"
+#include "kernels/tile_scalar.h"
 
 #include <math.h>
 
@@ -9,9 +10,7 @@ void ef_gram_f32_scalar(ef_tile shape, const float *a, const float *b, size_t n,
     (void)next;
     for (size_t i = 0; i < columns; i++) {
         for (size_t j = 0; j < columns; j++) {
-            float sum = 0.0f;
-            for (size_t r = 0; r < n; r++)
-                sum = fmaf(a[r * columns + i], b[r * columns + j], sum);
+            const float sum = chain_f32(a + i, columns, b + j, columns, n);
             sums[i * columns + j] += (double)sum;
         }
     }
@@ -34,7 +33,7 @@ void ef_peel_f32_scalar(float *row, size_t n, const float *basis, size_t p, floa
         float s[8] = {0};
         for (size_t i = 0; i < n; i++)
             s[i % 8] = fmaf(row[i], basis[q * n + i], s[i % 8]);
-        parts[q] = ((s[0] + s[4]) + (s[2] + s[6])) + ((s[1] + s[5]) + (s[3] + s[7]));
+        parts[q] = ef_sum_of_8_f32(s);
     }
     for (size_t q = 0; q < p; q++)
         for (size_t i = 0; i < n; i++)

@@ -9,9 +9,8 @@
 #ifndef EMBEDFILTER_KERNELS_H
 #define EMBEDFILTER_KERNELS_H
 
-#include "blocks.h"
+#include "kernels/blocks.h"
 
-#include <stdbool.h>
 #include <stddef.h>
 #include <stdint.h>
 
@@ -183,12 +182,11 @@ ef_to_i8 ef_to_i8_scalar, ef_to_i8_avx2, ef_to_i8_neon;
 ef_to_u8 ef_to_u8_scalar, ef_to_u8_avx2, ef_to_u8_neon;
 ef_to_bits ef_to_bits_scalar, ef_to_bits_avx2, ef_to_bits_neon;
 
-/* ---- the table: one for each instruction set, in tables.c --------------- */
+/* ---- the table of an instruction set: what is in it is in tables.c ------- */
 typedef struct ef_kernels {
     const char *isa;
-    bool products_by_openblas; /* instead of the kernels gram_* and project_* */
-    ef_tile product;           /* of gram_*, panel_f32, interleave_f32 and project_* */
-    ef_tile lens;              /* of interleave_i16, multiply_i16 and reach_i32 */
+    ef_tile product; /* of gram_*, panel_f32, interleave_f32 and project_* */
+    ef_tile lens;    /* of interleave_i16, multiply_i16 and reach_i32 */
     ef_f16_to_f32 *f16_to_f32;
     ef_bf16_to_f32 *bf16_to_f32;
     ef_f32_to_f64 *f32_to_f64;
@@ -219,9 +217,11 @@ typedef struct ef_kernels {
 } ef_kernels;
 
 extern const ef_kernels ef_kernels_scalar;
-extern const ef_kernels ef_kernels_avx2;   /* x86-64 only */
-extern const ef_kernels ef_kernels_avx512; /* x86-64 only */
-extern const ef_kernels ef_kernels_neon;   /* aarch64 only */
+
+/* Puts an instruction set's own entries into a copy of the table that it builds on. */
+typedef void ef_lay(ef_kernels *table);
+ef_lay ef_lay_avx2, ef_lay_avx512; /* x86-64 only */
+ef_lay ef_lay_neon;                /* aarch64 only */
 
 /* The table in use (cpu.c). */
 const ef_kernels *ef_active_kernels(void);

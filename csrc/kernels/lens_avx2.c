@@ -4,7 +4,7 @@
  * panel, 1 broadcast pair of a row, 1 product. An int16 product of pairs does twice the
  * multiply-adds of a float32 one. */
 #if defined(__x86_64__)
-#include "kernels.h"
+#include "kernels/kernels.h"
 
 #include <immintrin.h>
 #include <string.h>

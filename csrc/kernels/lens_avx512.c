@@ -4,7 +4,7 @@
  * panel, 1 broadcast pair of a row. One instruction multiplies pairs and adds both products:
  * twice the multiply-adds of a float32 one. */
 #if defined(__x86_64__)
-#include "kernels.h"
+#include "kernels/kernels.h"
 
 #include <immintrin.h>
 #include <string.h>

@@ -3,7 +3,7 @@
  * Register plan of the tile: 16 accumulators (4 rows x 4 vectors of 4 columns), 4 vectors of the
  * panel, its pairs taken apart, 1 vector with a pair of each row. */
 #if defined(__aarch64__)
-#include "kernels.h"
+#include "kernels/kernels.h"
 
 #include <arm_neon.h>
 

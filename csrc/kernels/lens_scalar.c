@@ -1,5 +1,6 @@
 /* Oracle of the lens: exact products, and the same in int16 to find those worth it. */
-#include "kernels.h"
+#include "kernels/chains.h"
+#include "kernels/kernels.h"
 
 #include <math.h>
 
@@ -9,7 +10,7 @@ float ef_dot_f32_scalar(const float *a, const float *b, size_t n) {
         s[i % 32] = fmaf(a[i], b[i], s[i % 32]);
     for (size_t j = 0; j < 8; j++)
         t[j] = (s[j] + s[j + 8]) + (s[j + 16] + s[j + 24]);
-    return ((t[0] + t[4]) + (t[2] + t[6])) + ((t[1] + t[5]) + (t[3] + t[7]));
+    return ef_sum_of_8_f32(t);
 }
 
 void ef_interleave_i16_scalar(ef_tile shape, const float *const *rows, const float *factors,

@@ -5,7 +5,7 @@
  * (2 panels x 3 vectors), so that its chains cover their latency; it is as fast as the panels
  * come from memory. */
 #if defined(__x86_64__)
-#include "tile_avx2.h"
+#include "kernels/tile_avx2.h"
 
 EF_AVX2 void ef_interleave_f32_avx2(ef_tile shape, const float *const *rows, size_t n, float *dst) {
     size_t i = 0;
@@ -36,21 +36,18 @@ EF_AVX2 static inline void store(float *y, row_f32 sum, int first) {
 EF_AVX2 void ef_project_f32_avx2(ef_tile shape, const float *x, const float *panel, size_t n,
                                  float *y, size_t y_stride, int first, const float *next) {
     (void)shape;
-    row_f32 s0 = zero_f32(), s1 = zero_f32(), s2 = zero_f32(), s3 = zero_f32();
-#pragma GCC unroll 4
-    for (size_t i = 0; i < n; i++, x += EF_TILE_ROWS, panel += EF_TILE_COLUMNS) {
-        const row_f32 components = load_f32(panel);
-        if (i % 4 == 0)
-            _mm_prefetch((const char *)(next + 4 * i), _MM_HINT_T1);
-        s0 = multiply_add_f32(x, components, s0);
-        s1 = multiply_add_f32(x + 1, components, s1);
-        s2 = multiply_add_f32(x + 2, components, s2);
-        s3 = multiply_add_f32(x + 3, components, s3);
+    enum { STEP = 4 }; /* rows of the panel for each line that is fetched */
+    tile_f32 sums = zero_tile_f32();
+    for (size_t input = 0; input < n; input += STEP) {
+        _mm_prefetch((const char *)(next + 4 * input), _MM_HINT_T1);
+        const size_t rows = n - input < STEP ? n - input : STEP;
+        sums = multiply_f32(x + input * EF_TILE_ROWS, EF_TILE_ROWS, panel + input * EF_TILE_COLUMNS,
+                            rows, sums);
     }
-    store(y, s0, first);
-    store(y + y_stride, s1, first);
-    store(y + 2 * y_stride, s2, first);
-    store(y + 3 * y_stride, s3, first);
+    store(y, sums.r0, first);
+    store(y + y_stride, sums.r1, first);
+    store(y + 2 * y_stride, sums.r2, first);
+    store(y + 3 * y_stride, sums.r3, first);
 }
 
 EF_AVX2 void ef_project_row_f32_avx2(ef_tile shape, const float *x, const float *panels, size_t n,

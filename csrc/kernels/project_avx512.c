@@ -5,7 +5,7 @@
  * 4 cycles at 2 a cycle twice. Of a single row: 4 accumulators (2 panels x 2 vectors); it is as
  * fast as the panels come from memory. */
 #if defined(__x86_64__)
-#include "tile_avx512.h"
+#include "kernels/tile_avx512.h"
 
 /* Transposes 8 rows of 8 elements: dst[i * 8 + r] = rows[r][i]. */
 EF_AVX512 static inline void transpose(const float *const *rows, size_t i, float *dst) {
@@ -50,30 +50,22 @@ EF_AVX512 static inline void store(float *y, row_f32 sum, int first) {
 EF_AVX512 void ef_project_f32_avx512(ef_tile shape, const float *x, const float *panel, size_t n,
                                      float *y, size_t y_stride, int first, const float *next) {
     (void)shape;
-    row_f32 s0 = zero_f32(), s1 = zero_f32(), s2 = zero_f32(), s3 = zero_f32();
-    row_f32 s4 = zero_f32(), s5 = zero_f32(), s6 = zero_f32(), s7 = zero_f32();
-#pragma GCC unroll 4
-    for (size_t i = 0; i < n; i++, x += EF_WIDE_ROWS, panel += EF_WIDE_COLUMNS) {
-        const row_f32 components = load_f32(panel);
-        if (i % 4 == 0)
-            _mm_prefetch((const char *)(next + 4 * i), _MM_HINT_T1);
-        s0 = multiply_add_f32(x, components, s0);
-        s1 = multiply_add_f32(x + 1, components, s1);
-        s2 = multiply_add_f32(x + 2, components, s2);
-        s3 = multiply_add_f32(x + 3, components, s3);
-        s4 = multiply_add_f32(x + 4, components, s4);
-        s5 = multiply_add_f32(x + 5, components, s5);
-        s6 = multiply_add_f32(x + 6, components, s6);
-        s7 = multiply_add_f32(x + 7, components, s7);
+    enum { STEP = 4 }; /* rows of the panel for each line that is fetched */
+    tile_f32 sums = zero_tile_f32();
+    for (size_t input = 0; input < n; input += STEP) {
+        _mm_prefetch((const char *)(next + 4 * input), _MM_HINT_T1);
+        const size_t rows = n - input < STEP ? n - input : STEP;
+        sums = multiply_f32(x + input * EF_WIDE_ROWS, EF_WIDE_ROWS, panel + input * EF_WIDE_COLUMNS,
+                            rows, sums);
     }
-    store(y, s0, first);
-    store(y + y_stride, s1, first);
-    store(y + 2 * y_stride, s2, first);
-    store(y + 3 * y_stride, s3, first);
-    store(y + 4 * y_stride, s4, first);
-    store(y + 5 * y_stride, s5, first);
-    store(y + 6 * y_stride, s6, first);
-    store(y + 7 * y_stride, s7, first);
+    store(y, sums.r0, first);
+    store(y + y_stride, sums.r1, first);
+    store(y + 2 * y_stride, sums.r2, first);
+    store(y + 3 * y_stride, sums.r3, first);
+    store(y + 4 * y_stride, sums.r4, first);
+    store(y + 5 * y_stride, sums.r5, first);
+    store(y + 6 * y_stride, sums.r6, first);
+    store(y + 7 * y_stride, sums.r7, first);
 }
 
 EF_AVX512 void ef_project_row_f32_avx512(ef_tile shape, const float *x, const float *panels,

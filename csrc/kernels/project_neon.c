@@ -4,7 +4,7 @@
  * of the panel, 1 or 2 broadcast elements of x: all 32 registers. Of a single row: 12
  * accumulators (2 panels x 6 vectors). */
 #if defined(__aarch64__)
-#include "tile_neon.h"
+#include "kernels/tile_neon.h"
 
 void ef_interleave_f32_neon(ef_tile shape, const float *const *rows, size_t n, float *dst) {
     size_t i = 0;
@@ -36,18 +36,11 @@ void ef_project_f32_neon(ef_tile shape, const float *x, const float *panel, size
                          size_t y_stride, int first, const float *next) {
     (void)next;
     (void)shape;
-    row_f32 s0 = zero_f32(), s1 = zero_f32(), s2 = zero_f32(), s3 = zero_f32();
-    for (size_t i = 0; i < n; i++, x += EF_TILE_ROWS, panel += EF_TILE_COLUMNS) {
-        const row_f32 components = load_f32(panel);
-        s0 = multiply_add_f32(x, components, s0);
-        s1 = multiply_add_f32(x + 1, components, s1);
-        s2 = multiply_add_f32(x + 2, components, s2);
-        s3 = multiply_add_f32(x + 3, components, s3);
-    }
-    store(y, s0, first);
-    store(y + y_stride, s1, first);
-    store(y + 2 * y_stride, s2, first);
-    store(y + 3 * y_stride, s3, first);
+    const tile_f32 sums = multiply_f32(x, EF_TILE_ROWS, panel, n, zero_tile_f32());
+    store(y, sums.r0, first);
+    store(y + y_stride, sums.r1, first);
+    store(y + 2 * y_stride, sums.r2, first);
+    store(y + 3 * y_stride, sums.r3, first);
 }
 
 void ef_project_row_f32_neon(ef_tile shape, const float *x, const float *panels, size_t n, float *y,

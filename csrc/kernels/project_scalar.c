@@ -1,7 +1,5 @@
 /* Oracle of the projection: y (+)= x panel. */
-#include "kernels.h"
-
-#include <math.h>
+#include "kernels/tile_scalar.h"
 
 void ef_interleave_f32_scalar(ef_tile shape, const float *const *rows, size_t n, float *dst) {
     for (size_t i = 0; i < n; i++)
@@ -9,21 +7,12 @@ void ef_interleave_f32_scalar(ef_tile shape, const float *const *rows, size_t n,
             dst[i * shape.rows + r] = rows[r][i];
 }
 
-/* One sum: inputs `x_step` elements apart times a panel's column. */
-static float product(const float *x, size_t x_step, const float *column, size_t column_step,
-                     size_t n) {
-    float sum = 0.0f;
-    for (size_t i = 0; i < n; i++)
-        sum = fmaf(x[i * x_step], column[i * column_step], sum);
-    return sum;
-}
-
 void ef_project_f32_scalar(ef_tile shape, const float *x, const float *panel, size_t n, float *y,
                            size_t y_stride, int first, const float *next) {
     (void)next;
     for (size_t r = 0; r < shape.rows; r++) {
         for (size_t c = 0; c < shape.columns; c++) {
-            const float sum = product(x + r, shape.rows, panel + c, shape.columns, n);
+            const float sum = chain_f32(x + r, shape.rows, panel + c, shape.columns, n);
             y[r * y_stride + c] = first ? sum : y[r * y_stride + c] + sum;
         }
     }
@@ -34,7 +23,7 @@ void ef_project_row_f32_scalar(ef_tile shape, const float *x, const float *panel
     const size_t columns = shape.columns;
     for (size_t c = 0; c < 2 * columns; c++) {
         const float *panel = panels + c / columns * n * columns;
-        const float sum = product(x, 1, panel + c % columns, columns, n);
+        const float sum = chain_f32(x, 1, panel + c % columns, columns, n);
         y[c] = first ? sum : y[c] + sum;
     }
 }

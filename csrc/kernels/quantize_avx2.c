@@ -1,6 +1,7 @@
 /* The last steps of a projected row, eight values at a time. */
 #if defined(__x86_64__)
-#include "kernels.h"
+#include "kernels/chains.h"
+#include "kernels/kernels.h"
 
 #include <immintrin.h>
 
@@ -19,7 +20,7 @@ EF_AVX2 double ef_squares_f32_avx2(const float *y, size_t n) {
     _mm256_storeu_pd(s + 4, high);
     for (; i < n; i++)
         s[i % 8] += (double)y[i] * (double)y[i];
-    return ((s[0] + s[4]) + (s[2] + s[6])) + ((s[1] + s[5]) + (s[3] + s[7]));
+    return ef_sum_of_8_f64(s);
 }
 
 EF_AVX2 float ef_abs_max_f32_avx2(const float *y, size_t n) {

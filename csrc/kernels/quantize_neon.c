@@ -1,6 +1,7 @@
 /* The last steps of a projected row, four or eight values at a time. */
 #if defined(__aarch64__)
-#include "kernels.h"
+#include "kernels/chains.h"
+#include "kernels/kernels.h"
 
 #include <arm_neon.h>
 
@@ -21,7 +22,7 @@ double ef_squares_f32_neon(const float *y, size_t n) {
         vst1q_f64(s + 2 * v, sum[v]);
     for (; i < n; i++)
         s[i % 8] += (double)y[i] * (double)y[i];
-    return ((s[0] + s[4]) + (s[2] + s[6])) + ((s[1] + s[5]) + (s[3] + s[7]));
+    return ef_sum_of_8_f64(s);
 }
 
 float ef_abs_max_f32_neon(const float *y, size_t n) {

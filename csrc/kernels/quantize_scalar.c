@@ -1,5 +1,6 @@
 /* Oracle of the last steps of a projected row. */
-#include "kernels.h"
+#include "kernels/chains.h"
+#include "kernels/kernels.h"
 
 #include <math.h>
 
@@ -7,7 +8,7 @@ double ef_squares_f32_scalar(const float *y, size_t n) {
     double s[8] = {0};
     for (size_t i = 0; i < n; i++)
         s[i % 8] += (double)y[i] * (double)y[i];
-    return ((s[0] + s[4]) + (s[2] + s[6])) + ((s[1] + s[5]) + (s[3] + s[7]));
+    return ef_sum_of_8_f64(s);
 }
 
 float ef_abs_max_f32_scalar(const float *y, size_t n) {

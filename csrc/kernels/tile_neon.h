@@ -2,7 +2,7 @@
 #ifndef EMBEDFILTER_TILE_NEON_H
 #define EMBEDFILTER_TILE_NEON_H
 
-#include "kernels.h"
+#include "kernels/kernels.h"
 
 #include <arm_neon.h>
 
@@ -27,6 +27,31 @@ static inline row_f32 multiply_add_f32(const float *element, row_f32 row, row_f3
     return (row_f32){vfmaq_f32(sum.v0, e, row.v0), vfmaq_f32(sum.v1, e, row.v1),
                      vfmaq_f32(sum.v2, e, row.v2), vfmaq_f32(sum.v3, e, row.v3),
                      vfmaq_f32(sum.v4, e, row.v4), vfmaq_f32(sum.v5, e, row.v5)};
+}
+
+/* EF_TILE_ROWS rows of sums in registers. */
+typedef struct tile_f32 {
+    row_f32 r0, r1, r2, r3;
+} tile_f32;
+
+static inline tile_f32 zero_tile_f32(void) {
+    const row_f32 zero = zero_f32();
+    return (tile_f32){zero, zero, zero, zero};
+}
+
+/* The product that the Gram matrix and the projection share: sums += x^T panel, over n rows of the
+ * panel. Row r of the sums takes the elements r, step + r, 2 step + r ... of x. */
+static inline __attribute__((always_inline)) tile_f32 multiply_f32(const float *x, size_t step,
+                                                                   const float *panel, size_t n,
+                                                                   tile_f32 sums) {
+    for (size_t i = 0; i < n; i++, x += step, panel += EF_TILE_COLUMNS) {
+        const row_f32 columns = load_f32(panel);
+        sums.r0 = multiply_add_f32(x, columns, sums.r0);
+        sums.r1 = multiply_add_f32(x + 1, columns, sums.r1);
+        sums.r2 = multiply_add_f32(x + 2, columns, sums.r2);
+        sums.r3 = multiply_add_f32(x + 3, columns, sums.r3);
+    }
+    return sums;
 }
 
 #endif

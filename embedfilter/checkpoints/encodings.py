@@ -24,8 +24,8 @@ __all__ = ["BLOCKS", "CODES", "FLOATS", "decode", "decoded_itemsize", "storage_t
 FLOATS = {"F64": "float64", "F32": "float32", "F16": "float16", "BF16": "bfloat16"}
 """Storage types that are not decoded, with the names of their NumPy types."""
 
-CODES = {"F8_E4M3": "float8_e4m3fn", "F8_E5M2": "float8_e5m2"}
-"""Storage types that need scales, with the names of their types in ml_dtypes."""
+CODES = {"F8_E4M3": "float8_e4m3fn", "F8_E5M2": "float8_e5m2", "I8": "int8"}
+"""Storage types that need scales, with the names of their types in ml_dtypes and NumPy."""
 
 BLOCKS = frozenset(
     {"Q4_0", "Q4_1", "Q5_0", "Q5_1", "Q8_0", "Q2_K", "Q3_K", "Q4_K", "Q5_K", "Q6_K"}
@@ -88,9 +88,9 @@ def decode(dtype: str, raw: NDArray[np.uint8]) -> NDArray[Any]:
 @functools.cache
 def _code_values(dtype: str) -> NDArray[np.float32]:
     """Return what the 256 codes stand for."""
-    import ml_dtypes  # noqa: PLC0415 (needed for few checkpoints)
+    import ml_dtypes  # noqa: F401, PLC0415 (NumPy knows its types then; needed for few checkpoints)
 
-    codes = np.arange(256, dtype=np.uint8).view(getattr(ml_dtypes, CODES[dtype]))
+    codes = np.arange(256, dtype=np.uint8).view(np.dtype(CODES[dtype]))
     values: NDArray[np.float32] = codes.astype(np.float32)
     return values
 

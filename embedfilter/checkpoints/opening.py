@@ -2,50 +2,44 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
-import re
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from embedfilter.checkpoints.array import open_array
-from embedfilter.checkpoints.config import read_config
-from embedfilter.checkpoints.files import Folder, InputFile, exists, shown
-from embedfilter.checkpoints.gguf_parts import open_gguf, without_later_parts
-from embedfilter.checkpoints.model import is_model, open_model
-from embedfilter.checkpoints.numpy_file import open_npy, open_npz
-from embedfilter.checkpoints.safetensors import open_safetensors
+from embedfilter.checkpoints.config import read_config, read_params
+from embedfilter.checkpoints.formats.array import open_array
+from embedfilter.checkpoints.formats.gguf import GgufFile
+from embedfilter.checkpoints.formats.gguf_parts import open_gguf
+from embedfilter.checkpoints.formats.numpy_file import NpyFile, NpzFile
+from embedfilter.checkpoints.formats.open_model import is_model, open_model
+from embedfilter.checkpoints.formats.sharded import ShardedFolder
+from embedfilter.checkpoints.head.choose import Choice
+from embedfilter.checkpoints.head.names import GGUF_NAMES, MODEL_NAMES, NameTable
+from embedfilter.checkpoints.head.open_head import open_head
+from embedfilter.checkpoints.layouts.finding import find_checkpoint
+from embedfilter.checkpoints.layouts.other_tools import refuse_other_tools, refuse_start
+from embedfilter.checkpoints.layouts.wholes import open_whole
+from embedfilter.checkpoints.locating import ENDINGS, locate
 from embedfilter.checkpoints.sentence_transformers import MODULES, transformer_folder
-from embedfilter.checkpoints.sharded import open_index
-from embedfilter.checkpoints.torch_file import open_torch
 from embedfilter.errors import CheckpointError
+from embedfilter.files.endings import GGUF, NPY, NPZ, PICKLES, ending
+from embedfilter.files.folder import Folder
+from embedfilter.files.input_file import InputFile
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
-
+    from embedfilter.checkpoints.checkpoint import Checkpoint
     from embedfilter.checkpoints.config import ModelFacts
     from embedfilter.checkpoints.unembedding import Unembedding
 
-__all__ = ["open_unembedding"]
+__all__ = ["open_unembedding", "read_facts"]
 
-_TORCH = (".bin", ".pt", ".pth")
-_PICKLES = (".ckpt", ".pkl", ".pickle")
-_ARRAY_FILES = (".npy", ".npz")
-_ENDINGS = (".safetensors", ".gguf", ".json", *_TORCH, *_PICKLES, *_ARRAY_FILES)
+_INDEX = (".json",)
 _STARTS = {
     b"GGUF": ".gguf",
     b"\x93NUMPY": ".npy",
     b"PK\x03\x04": ".bin",
     b"version https": ".safetensors",  # a Git LFS pointer, which its reader names
 }
-# What a model's folder is searched for: files of these names, or else one with such an ending.
-_PREFERENCES = (
-    (("model.safetensors.index.json", "model.safetensors"), (".safetensors",)),
-    ((), (".gguf",)),
-    (("pytorch_model.bin.index.json", "pytorch_model.bin"), _TORCH),
-)
-# A repository, and perhaps one of its files; huggingface_hub is stricter about its name.
-_HUB = re.compile(r"(\w[\w.-]*/\w[\w.-]*)(?:/(.+\.(?:safetensors|gguf|json)))?", re.ASCII)
-_URL = re.compile(r"[a-z][a-z0-9+.-]*://", re.IGNORECASE)
 _FORMATS = (
     "a safetensors file, the index of a sharded checkpoint (.safetensors.index.json), a GGUF "
     "file, one of torch.save (.bin, .pt, .pth), a .npy or .npz file, or a model's folder"
@@ -59,7 +53,7 @@ def open_unembedding(
 
     Only the header is read here; the matrix is read from the result, in row
     blocks. A separate output head is taken where there is one, else the input
-    embedding: the tensors that exist decide, not the config's flag.
+    embedding, on the word of the config or the architecture or with a doubt.
 
     Parameters
     ----------
@@ -108,47 +102,57 @@ def open_unembedding(
         if tensor is not None:
             raise ValueError(f"tensor: expected None for a matrix in memory, found {tensor!r}")
         return open_array(source)
-    given = os.fsdecode(source)
-    path = Path(given)
-    if not given or not exists(path):
-        hub = _HUB.fullmatch(given) if isinstance(source, str) else None
-        # A name with such an ending is that of a missing file, and better not looked for there.
-        if hub is None or (hub[2] is None and path.suffix in _ENDINGS):
-            raise _not_found(given)
-        return _open_hub(hub[1], hub[2], given, tensor, revision)
-    if revision is not None:
-        raise ValueError(
-            f"revision: expected None for the local source {given}, found {revision!r}"
-        )
-    if path.is_dir():
-        return _open_folder(Folder(path), given, tensor)
-    return _open_checkpoint(Folder(path.parent), InputFile(path), given, tensor)
-
-
-def _not_found(given: str) -> CheckpointError:
-    hint = ""
-    if _URL.match(given):
-        hint = "; no addresses are read, only local paths and Hugging Face Hub ids (owner/name)"
-    return CheckpointError(f"{given!r}: no such file or folder{hint}")
-
-
-def _open_hub(
-    repository: str, name: str | None, given: str, tensor: str | None, revision: str | None
-) -> Unembedding:
-    try:
-        from embedfilter.checkpoints.hub import open_repository  # noqa: PLC0415 (an extra)
-    except ImportError as error:
-        raise ImportError(
-            f"{given!r}: no such file or folder; to read models from the Hugging Face Hub: "
-            'pip install "embedfilter[hub]"'
-        ) from error
-    folder = open_repository(repository, revision)
-    if name is None:
-        result = _open_folder(folder, given, tensor)
+    place = locate(source, revision)
+    if place.name is None:
+        W = _open_folder(place.folder, place.given, tensor)
     else:
-        result = _open_checkpoint(*folder.find(name), given, tensor)
-    result.revision = folder.commit
-    return result
+        W = _open_checkpoint(place.folder, place.open(), place.given, tensor)
+    W.revision = place.commit
+    return W
+
+
+def read_facts(source: str | os.PathLike[str], *, revision: str | None = None) -> ModelFacts | None:
+    """Return what a model's config, or the metadata of its GGUF file, states.
+
+    Its head is not looked for, and need not be there.
+
+    Parameters
+    ----------
+    source
+        A path or an id, as for `open_unembedding`.
+    revision
+        For a model on the Hub: a branch, a tag or a commit.
+
+    Returns
+    -------
+    ModelFacts or None
+        The facts; None where there is neither, or, of a model on the Hub, no huggingface_hub.
+
+    Raises
+    ------
+    CheckpointError
+        There is no such model, or the file is damaged.
+    """
+    try:
+        place = locate(source, revision)
+    except ImportError:  # of an extra
+        return None
+    folder, name = place.folder, place.name
+    if name is None:
+        if folder.has(MODULES):
+            folder = transformer_folder(folder)
+        if folder.has("config.json"):
+            return read_config(folder)
+        found = find_checkpoint(folder, _FORMATS)
+        folder, name = found.folder, found.name
+    if ending(name) in _INDEX:
+        return read_config(folder)
+    if ending(name) not in GGUF:
+        with contextlib.suppress(CheckpointError):  # the file of tensors itself says nothing
+            return read_config(folder)
+        return None
+    with contextlib.closing(GgufFile(folder.open(name))) as file:
+        return file.facts
 
 
 def _open_checkpoint(
@@ -158,35 +162,72 @@ def _open_checkpoint(
     tensor: str | None,
     facts: ModelFacts | None = None,
 ) -> Unembedding:
-    """Open a file of a folder by its ending, or else by how it starts."""
-    ending = file.path.suffix.lower()
-    if ending not in _ENDINGS:  # files of the Hub's cache have none
-        ending = _ending_by_content(file)
-    if ending in _PICKLES:
+    """Open the unembedding matrix of a checkpoint, by one of its files."""
+    try:
+        opened = _checkpoint_of(folder, file, tensor, facts)
+    except BaseException:
         file.close()
+        raise
+    checkpoint, table, facts, known = opened
+    W = open_head(checkpoint, table, source=source, tensor=tensor, facts=facts, known=known)
+    W.reason += checkpoint.remark(W.name)
+    if W.tied:
+        W.doubts += checkpoint.doubts()
+    return W
+
+
+def _checkpoint_of(
+    folder: Folder, file: InputFile, tensor: str | None, facts: ModelFacts | None
+) -> tuple[Checkpoint, NameTable, ModelFacts | None, Choice | None]:
+    """Open a file of a folder by its ending, or else by how it starts, and what belongs to it."""
+    refuse_other_tools(file.path, [file.path.name])
+    kind = ending(file.path)
+    if kind not in ENDINGS:  # files of the Hub's cache have none
+        kind = _ending_by_content(file)
+    if kind in PICKLES:
         raise CheckpointError(
             f"{file.path}: pickles are not read, which can run code; expected {_FORMATS}"
         )
-    if ending == ".json":
-        return open_index(folder, file, source=source, tensor=tensor)
-    if ending == ".gguf":
-        return open_gguf(folder, file, source=source, tensor=tensor)
-    if ending in _ARRAY_FILES:
-        open_array_file = open_npy if ending == ".npy" else open_npz
-        return open_array_file(file, source=source, tensor=tensor)
-    open_file = open_torch if ending in _TORCH else open_safetensors
-    return open_file(file, source=source, tensor=tensor, facts=facts)
+    if kind in GGUF:
+        parts = open_gguf(folder, file, tensor)
+        return parts, GGUF_NAMES, parts.facts, None
+    if kind in (*NPY, *NPZ):
+        arrays = NpyFile(file) if kind in NPY else NpzFile(file)
+        known = None
+        if len(arrays.names) == 1:
+            known = Choice(arrays.names[0], tied=False, reason="the only array in the file")
+        return arrays, MODEL_NAMES, facts, known
+    if kind in _INDEX:
+        facts = facts or read_config(folder) or read_params(folder)
+        tied = None if facts is None else facts.tied
+        sharded = ShardedFolder(folder, file, tensor=tensor, tied=tied)
+        return sharded, MODEL_NAMES, facts, None
+    refuse_start(file)
+    whole, facts = open_whole(folder, file, kind, tensor, facts)
+    return whole, MODEL_NAMES, facts or _facts_beside(folder, whole), None
+
+
+def _facts_beside(folder: Folder, whole: Checkpoint) -> ModelFacts | None:
+    """Return what a config.json beside a file says, if it may be that of this file."""
+    with contextlib.suppress(CheckpointError):
+        facts = read_config(folder)
+        if facts is None or not facts.hidden_sizes:
+            return facts
+        shapes = {whole.shape(name)[-1:] for name in whole.names}
+        if any((size,) in shapes for size in facts.hidden_sizes):
+            return facts
+    return None
 
 
 def _ending_by_content(file: InputFile) -> str:
     start = file.read(0, min(file.size, 16)).tobytes()
-    for magic, ending in _STARTS.items():
+    for magic, kind in _STARTS.items():
         if start.startswith(magic):
-            return ending
+            return kind
     # Safetensors have no magic number, but after the header's length comes a brace.
     if start[8:9] == b"{":
         return ".safetensors"
-    file.close()
+    refuse_start(file)
     found = f"a file that starts with {start!r}" if start else "an empty file"
     raise CheckpointError(f"{file.path}: not a checkpoint: expected {_FORMATS}, found {found}")
 
@@ -194,35 +235,10 @@ def _ending_by_content(file: InputFile) -> str:
 def _open_folder(folder: Folder, source: str, tensor: str | None) -> Unembedding:
     if folder.has(MODULES):
         folder = transformer_folder(folder)
-    name = _checkpoint_in(folder)
+    found = find_checkpoint(folder, _FORMATS)
     # Before the file is open, as a damaged config is an error.
-    facts = None if name.endswith((".gguf", ".json")) else read_config(folder)
-    return _open_checkpoint(folder, folder.open(name), source, tensor, facts)
-
-
-def _checkpoint_in(folder: Folder) -> str:
-    """Return the name of a folder's checkpoint, in the best format that is there."""
-    names = folder.names()
-    for preferred, endings in _PREFERENCES:
-        for name in preferred:
-            if name in names:
-                return name
-        found = without_later_parts(name for name in names if name.endswith(endings))
-        if found:
-            return _only_one(folder, found)
-    raise CheckpointError(f"{folder.path}: expected {_FORMATS}, found {_listed(names)}")
-
-
-def _only_one(folder: Folder, names: Sequence[str]) -> str:
-    if len(names) > 1:
-        raise CheckpointError(
-            f"{folder.path}: expected one checkpoint, found {len(names)}: {_listed(names)}; "
-            "pass the path of the right one"
-        )
-    return names[0]
-
-
-def _listed(names: Sequence[str]) -> str:
-    if not names:
-        return "nothing"
-    return ", ".join(shown(name) for name in names[:10]) + (", ..." if len(names) > 10 else "")
+    facts = None if ending(found.name) in GGUF else read_config(folder)
+    file = found.folder.open(found.name)
+    W = _open_checkpoint(found.folder, file, source, tensor, facts)
+    W.reason += found.remark
+    return W

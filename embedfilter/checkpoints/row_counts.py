@@ -8,11 +8,12 @@ from __future__ import annotations
 
 import itertools
 import math
-import warnings
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+
+from embedfilter.errors import warn_user
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
@@ -73,15 +74,13 @@ def count_rows(
     return RowCounts(n_zero, len(found) - len(np.unique(found)))
 
 
-def warn_of_copies(W: Unembedding, *, stacklevel: int) -> None:
+def warn_of_copies(W: Unembedding) -> None:
     """Warn when copies of one row, not of zeros, are a large share of a sample of the rows.
 
     Parameters
     ----------
     W
         The open matrix.
-    stacklevel
-        That of the warning, seen from the caller.
     """
     V = W.shape[0]
     n_groups = min(_SAMPLE_GROUPS, -(-V // _GROUP_ROWS))
@@ -94,12 +93,10 @@ def warn_of_copies(W: Unembedding, *, stacklevel: int) -> None:
     for found in np.flatnonzero(counts > max(_MOST_COPIES, _LARGEST_SHARE * len(raw))):
         row = int(numbers[first[found]])
         if W.rows(row, row + 1).any():
-            warnings.warn(
+            warn_user(
                 f"{W.source}: tensor '{W.name}': about {counts[found] / len(raw):.0%} of its "
                 f"{V} rows are copies of row {row}, as where a vocabulary is padded with one row "
-                "that is not zero; they add a direction of their own to the spectrum",
-                UserWarning,
-                stacklevel=stacklevel + 1,
+                "that is not zero; they add a direction of their own to the spectrum"
             )
 
 

@@ -7,18 +7,18 @@ scaling to unit length leave them in their space, other modules do not.
 
 from __future__ import annotations
 
-import warnings
 from typing import TYPE_CHECKING, Any
 
-from embedfilter.checkpoints.files import read_json, shown
-from embedfilter.errors import CheckpointError
+from embedfilter.errors import CheckpointError, warn_user
+from embedfilter.files.json_file import read_json
+from embedfilter.files.messages import shown
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-    from embedfilter.checkpoints.files import Folder
+    from embedfilter.files.folder import Folder
 
-__all__ = ["MODULES", "transformer_folder", "warn_of_module"]
+__all__ = ["MODULES", "read_modules", "transformer_folder", "warn_of_module"]
 
 MODULES = "modules.json"
 """The file that says that a folder is one of these."""
@@ -26,6 +26,45 @@ MODULES = "modules.json"
 _MAX_BYTES = 1 << 20
 _TRANSFORMER = "Transformer"
 _KEEP_THE_SPACE = frozenset({_TRANSFORMER, "Normalize", "Dropout"})
+
+
+def read_modules(folder: Folder) -> list[tuple[str, str]]:
+    """Return the modules of a model, in order.
+
+    Parameters
+    ----------
+    folder
+        A folder with ``modules.json``.
+
+    Returns
+    -------
+    list of (str, str)
+        The name of each module's class, and of its folder; "" for the model's own.
+
+    Raises
+    ------
+    CheckpointError
+        The file is damaged, or names what is not in the folder.
+    """
+    file = folder.open(MODULES)
+    modules = []
+    listed = read_json(file, "the list of modules", limit=_MAX_BYTES, kind=list)
+    for number, module in enumerate(listed):
+        what = f"{file.path}: module {number}"
+        if not isinstance(module, dict) or not all(
+            isinstance(module.get(key), str) for key in ("type", "path")
+        ):
+            raise CheckpointError(
+                f"{what}: expected an object with type and path, found {shown(module)}"
+            )
+        kind, path = module["type"].rpartition(".")[2], module["path"]
+        # Joined to the folder's path, so it must stay a name in it.
+        if path in (".", "..") or not path.isprintable() or {*"/\\:"} & set(path):
+            raise CheckpointError(
+                f"{what}: expected as path the name of a folder, found {shown(path)}"
+            )
+        modules.append((kind, path))
+    return modules
 
 
 def transformer_folder(folder: Folder) -> Folder:
@@ -46,32 +85,18 @@ def transformer_folder(folder: Folder) -> Folder:
     UserWarning
         When modules follow that take the embeddings out of the hidden states' space.
     """
-    file = folder.open(MODULES)
-    modules = read_json(file, "the list of modules", limit=_MAX_BYTES, kind=list)
     found: Folder | None = None
-    for number, module in enumerate(modules):
-        what = f"{file.path}: module {number}"
-        if not isinstance(module, dict) or not all(
-            isinstance(module.get(key), str) for key in ("type", "path")
-        ):
-            raise CheckpointError(
-                f"{what}: expected an object with type and path, found {shown(module)}"
-            )
-        kind, path = module["type"].rpartition(".")[2], module["path"]
-        # Joined to the folder's path, so it must stay a name in it.
-        if path in (".", "..") or not path.isprintable() or {*"/\\:"} & set(path):
-            raise CheckpointError(
-                f"{what}: expected as path the name of a folder, found {shown(path)}"
-            )
+    modules = read_modules(folder)
+    for kind, path in modules:
         inner = folder.folder(path) if path else folder
         if found is not None:
             warn_of_module(str(folder.path), path, kind, _pooling(inner, kind))
         elif kind == _TRANSFORMER:
             found = inner
     if found is None:
-        kinds = ", ".join(shown(module["type"]) for module in modules) or "none"
+        kinds = ", ".join(shown(kind) for kind, _ in modules) or "none"
         raise CheckpointError(
-            f"{file.path}: expected a Transformer among the modules, found {kinds}"
+            f"{folder.path / MODULES}: expected a Transformer among the modules, found {kinds}"
         )
     return found
 
@@ -93,12 +118,10 @@ def warn_of_module(where: str, name: str, kind: str, config: Mapping[str, Any]) 
     if kind in _KEEP_THE_SPACE or (kind == "Pooling" and not _takes_maximum(config)):
         return
     what = "pools by the maximum" if kind == "Pooling" else "is trained or not linear"
-    warnings.warn(
+    warn_user(
         f"{where}: the module {shown(name)} ({kind}) after the language model {what}: the model's "
         "embeddings are not in the space of its unembedding matrix, and a filter fitted to that "
-        "does not suit them; take embeddings from before this module",
-        UserWarning,
-        stacklevel=5,
+        "does not suit them; take embeddings from before this module"
     )
 
 

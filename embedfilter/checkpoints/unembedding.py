@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import hashlib
 import operator
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any
 
-from embedfilter.checkpoints.encodings import decode, decoded_itemsize
-from embedfilter.checkpoints.files import shown
+from embedfilter.arrays.limits import MAX_HIDDEN_SIZE
+from embedfilter.checkpoints.encodings import decoded_itemsize
 from embedfilter.errors import CheckpointError
+from embedfilter.files.messages import shown
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -17,71 +18,14 @@ if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
+    from embedfilter.checkpoints.checkpoint import StoredRows
     from embedfilter.checkpoints.config import ModelFacts
-    from embedfilter.checkpoints.files import InputFile
 
-__all__ = ["MAX_HIDDEN_SIZE", "FileRows", "StoredRows", "Unembedding", "head_shape"]
-
-MAX_HIDDEN_SIZE = 32766
-"""The widest matrix there is a decomposition for: the sizes of LAPACK's workspace are 32-bit."""
+__all__ = ["Unembedding", "head_shape"]
 
 # Decoded bytes of a block: large beside the cost of a call, small beside the matrix.
 _BLOCK_BYTES = 16 << 20
 _RUN = 128
-
-
-class StoredRows(Protocol):
-    """Rows of a matrix where they are stored; a format is added by writing one of these."""
-
-    def read(self, start: int, stop: int) -> NDArray[np.uint8]:
-        """Return the stored bytes of rows `start` to `stop`, shape (stop - start, row_bytes)."""
-
-    def decode(self, raw: NDArray[np.uint8], start: int) -> NDArray[Any]:
-        """Decode bytes that `read` returned; `start` is the number of their first row."""
-
-    def close(self) -> None:
-        """Release what is open."""
-
-
-class FileRows:
-    """Rows that lie one after another in a file.
-
-    Parameters
-    ----------
-    file
-        The open file; closed with this object.
-    name
-        The tensor's name, for messages.
-    dtype
-        The storage type.
-    offset
-        Where the first row starts in the file.
-    row_bytes
-        Stored size of a row.
-    """
-
-    def __init__(
-        self, file: InputFile, *, name: str, dtype: str, offset: int, row_bytes: int
-    ) -> None:
-        self.file = file
-        self.name = name
-        self.dtype = dtype
-        self.offset = offset
-        self.row_bytes = row_bytes
-
-    def read(self, start: int, stop: int) -> NDArray[np.uint8]:
-        """Return the stored bytes of rows `start` to `stop`, shape (stop - start, row_bytes)."""
-        n_bytes = (stop - start) * self.row_bytes
-        raw = self.file.read(self.offset + start * self.row_bytes, n_bytes)
-        return raw.reshape(stop - start, self.row_bytes)
-
-    def decode(self, raw: NDArray[np.uint8], start: int) -> NDArray[Any]:
-        """Decode bytes that `read` returned; `start` plays no part here."""
-        return decode(self.dtype, raw)
-
-    def close(self) -> None:
-        """Close the file."""
-        self.file.close()
 
 
 def head_shape(where: str, name: str, shape: tuple[int, ...]) -> tuple[int, int]:
@@ -136,7 +80,7 @@ class Unembedding:
     ----------
     stored
         Where the rows are; closed with this object.
-    source, name, shape, dtype, tied, reason
+    source, name, shape, dtype, tied, reason, doubts, notes, bias
         The attributes of these names.
     facts
         What else is known of the model.
@@ -156,11 +100,22 @@ class Unembedding:
         True when the input embedding serves because no separate head exists.
     reason : str
         One line that says how the tensor was chosen.
+    doubts : tuple of str
+        Why it may not be the model's unembedding matrix, and what to pass; warned of where a filter
+        is fitted. Empty where it is known to be.
+    notes : tuple of str
+        What was applied to the rows, and what the model does to the logits that leaves singular
+        directions as they are.
+    bias : (V,) float32 or None
+        What the model adds to the logits.
     revision : str or None
         The commit of a model on the Hub.
+    fitted_for : str or None
+        The model that the matrix is taken for, where that is another than its own.
     """
 
     revision: str | None = None
+    fitted_for: str | None = None
 
     def __init__(
         self,
@@ -173,6 +128,9 @@ class Unembedding:
         tied: bool,
         reason: str,
         facts: ModelFacts | None = None,
+        doubts: tuple[str, ...] = (),
+        notes: tuple[str, ...] = (),
+        bias: NDArray[np.float32] | None = None,
     ) -> None:
         self._stored = stored
         self._facts = facts
@@ -184,6 +142,9 @@ class Unembedding:
         self.dtype = dtype
         self.tied = tied
         self.reason = reason
+        self.doubts = doubts
+        self.notes = notes
+        self.bias = bias
 
     def __repr__(self) -> str:
         return (

@@ -1,1 +1,1 @@
-"""The commands that have a file of their own; the others are in `embedfilter.cli`."""
+"""The command line, one file for each command."""

@@ -2,33 +2,34 @@
 
 from __future__ import annotations
 
-import contextlib
 import functools
 import json
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 import numpy as np
 from numpy.typing import NDArray
 
-import embedfilter
+from embedfilter.arrays.embeddings import PRECISIONS
 from embedfilter.commands.common import (
-    BLOCK_BYTES,
     PATH,
+    each_block,
     is_same_file,
     json_option,
     print_text,
+    read_rows,
     threads_option,
 )
 from embedfilter.errors import EmbedFilterError
+from embedfilter.files.endings import ARROW, NPZ, PARQUET, ending
+
+if TYPE_CHECKING:
+    from embedfilter.filter import EmbedFilter
 
 __all__ = ["apply"]
-
-# Spelled out, so that --help does not need the C core.
-PRECISIONS = ("float32", "float16", "bfloat16", "int8", "uint8", "ubinary")
 
 
 @click.command()
@@ -102,13 +103,14 @@ def apply(
     ):
         if value is not None and kind != needed:
             raise EmbedFilterError(f"{option}: expected none for {embeddings}, found {value!r}")
-    f = embedfilter.EmbedFilter.load(filter_file)
+    from embedfilter.filter import EmbedFilter  # noqa: PLC0415 - light --help
+
+    f = EmbedFilter.load(filter_file)
     transform = _transform(f, **options)
     if kind == "column":
         n_rows, width = _apply_column(f, transform, embeddings, output, column, output_column)
     else:
-        rows = _npz_rows(Path(embeddings), key) if kind == ".npz" else _npy_rows(Path(embeddings))
-        n_rows, width = _apply_rows(f, transform, embeddings, rows, Path(output))
+        n_rows, width = _apply_rows(f, transform, Path(embeddings), key, Path(output))
     seconds = time.perf_counter() - start
     if as_json:
         click.echo(
@@ -119,20 +121,17 @@ def apply(
 
 
 _Transform = Callable[[NDArray[Any]], NDArray[Any]]
-# A shape (n, d), and a function from a number of rows to blocks of so many.
-_Rows = contextlib.AbstractContextManager[tuple[tuple[int, int], int, Any]]
 
 
 def _kind(path: str) -> str:
     """Return what is at a path, by its ending: ".npy", ".npz" or "column"."""
-    suffix = Path(path).suffix.lower()
-    if path == "-" or suffix in (".parquet", ".pq", ".arrow", ".feather", ".ipc"):
+    if path == "-" or ending(path) in (*PARQUET, *ARROW):
         return "column"
-    return ".npz" if suffix == ".npz" else ".npy"
+    return ".npz" if ending(path) in NPZ else ".npy"
 
 
 def _transform(
-    f: embedfilter.EmbedFilter,
+    f: EmbedFilter,
     *,
     precision: str,
     normalize: bool,
@@ -154,25 +153,21 @@ def _transform(
     return transform
 
 
-def _bar(n_rows: int | None) -> Any:
-    from tqdm import tqdm  # noqa: PLC0415 - commands import what they alone need
-
-    return tqdm(total=n_rows, desc="apply", unit=" rows", unit_scale=True, disable=None)
-
-
 def _apply_column(
-    f: embedfilter.EmbedFilter,
+    f: EmbedFilter,
     transform: _Transform,
     source: str,
     output: str,
     column: str | None,
     output_column: str | None,
 ) -> tuple[int, int]:
-    from embedfilter.columns import filter_column  # noqa: PLC0415 - needs pyarrow
+    from tqdm import tqdm  # noqa: PLC0415
+
+    from embedfilter.files.columns import filter_column  # noqa: PLC0415 - needs pyarrow
 
     if transform(np.empty((0, f.n_features_in), np.float32)).dtype.name == "bfloat16":
         raise EmbedFilterError(f"{output}: expected a type that Arrow has, found bfloat16")
-    with _bar(None) as bar:
+    with tqdm(desc="apply", unit=" rows", unit_scale=True, disable=None) as bar:
         return filter_column(
             source,
             output,
@@ -184,63 +179,27 @@ def _apply_column(
         )
 
 
-@contextlib.contextmanager
-def _npy_rows(source: Path) -> Iterator[tuple[tuple[int, int], int, Any]]:
-    """Open a .npy file: its shape, the bytes of a number, and its blocks of rows."""
-    from embedfilter.npy_file import NpyReader  # noqa: PLC0415
-
-    with contextlib.closing(NpyReader(source)) as reader:
-        yield reader.shape, reader.dtype.itemsize, reader.blocks
-
-
-@contextlib.contextmanager
-def _npz_rows(source: Path, key: str | None) -> Iterator[tuple[tuple[int, int], int, Any]]:
-    """Open an array of an .npz file in the same way."""
-    from embedfilter.checkpoints.files import InputFile  # noqa: PLC0415
-    from embedfilter.checkpoints.numpy_file import open_npz  # noqa: PLC0415
-
-    with open_npz(InputFile(source), source=str(source), tensor=key) as W:
-        yield W.shape, 8, lambda n_rows: _blocks(W, n_rows)
-
-
-def _blocks(W: Any, n_rows: int) -> Iterator[NDArray[Any]]:
-    for start in range(0, W.shape[0], n_rows):
-        yield W.rows(start, min(start + n_rows, W.shape[0]))
-
-
 def _apply_rows(
-    f: embedfilter.EmbedFilter, transform: _Transform, source: str, rows: _Rows, output: Path
+    f: EmbedFilter, transform: _Transform, source: Path, key: str | None, output: Path
 ) -> tuple[int, int]:
     """Filter rows into a .npy file and return the shape written."""
-    from embedfilter.atomic import atomic_output  # noqa: PLC0415
-    from embedfilter.npy_file import write_npy_header  # noqa: PLC0415
+    from embedfilter.files.atomic import atomic_output  # noqa: PLC0415
+    from embedfilter.files.containers.npy import write_npy_header  # noqa: PLC0415
+    from embedfilter.files.embeddings import EmbeddingsFile  # noqa: PLC0415
 
-    with rows as ((n_rows, d), itemsize, blocks):
-        if d != f.n_features_in:
-            raise EmbedFilterError(
-                f"{source}: expected rows of {f.n_features_in}, as {f.metadata.get('source')} has,"
-                f" found rows of {d}"
-            )
-        empty = transform(np.empty((0, d), np.float32))  # the width and type of the output
-        done = 0
-        with atomic_output(output) as file, _bar(n_rows) as bar:
-            write_npy_header(file, (n_rows, empty.shape[1]), empty.dtype)
-            for block in blocks(max(1, BLOCK_BYTES // (d * itemsize))):
-                try:
-                    result = transform(block)
-                except ValueError as error:
-                    raise EmbedFilterError(
-                        f"{source}: rows {done} to {done + len(block) - 1}: {error}"
-                    ) from None
-                file.write(result.reshape(-1).view(np.uint8).data)
-                done += len(block)
-                bar.update(len(block))
-    return n_rows, empty.shape[1]
+    empty = transform(np.empty((0, f.n_features_in), np.float32))  # the output's width and type
+    with EmbeddingsFile(source, key) as file, atomic_output(output) as target:
+        shape = file.shape[0], empty.shape[1]
+        write_npy_header(target, shape, empty.dtype)
+
+        def write(rows: NDArray[Any]) -> None:
+            target.write(transform(rows).reshape(-1).view(np.uint8).data)
+
+        each_block(file, f, write, "apply")
+    return shape
 
 
 def _read_ranges(path: Path | None, precision: str, k: int, in_filter: bool) -> Any:
-    from embedfilter.npy_file import NpyReader  # noqa: PLC0415
-
     needed = precision in ("int8", "uint8")
     if path is None:
         if needed and not in_filter:
@@ -255,10 +214,9 @@ def _read_ranges(path: Path | None, precision: str, k: int, in_filter: bool) -> 
             f"--ranges: expected only with --precision int8 or uint8, found {path} with"
             f" --precision {precision}"
         )
-    with contextlib.closing(NpyReader(path)) as reader:
-        if reader.shape != (2, k):
-            raise EmbedFilterError(
-                f"{path}: expected ranges of shape (2, {k}), found shape {reader.shape}"
-            )
-        (ranges,) = reader.blocks(2)
-        return ranges
+    ranges = read_rows(path)
+    if ranges.shape != (2, k):
+        raise EmbedFilterError(
+            f"{path}: expected ranges of shape (2, {k}), found shape {ranges.shape}"
+        )
+    return ranges

@@ -2,27 +2,21 @@
 
 from __future__ import annotations
 
-import contextlib
 import json
 import time
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import click
 
 from embedfilter.commands.common import (
-    BLOCK_BYTES,
     PATH,
+    each_block,
     is_same_file,
     json_option,
     print_text,
     threads_option,
 )
 from embedfilter.errors import EmbedFilterError
-
-if TYPE_CHECKING:
-    from embedfilter import EmbedFilter
-    from embedfilter.calibration import SampleStatistics
 
 __all__ = ["calibrate"]
 
@@ -64,8 +58,9 @@ def calibrate(
     Example:
       embedfilter calibrate filter.safetensors sample.npy -o calibrated.safetensors
     """  # noqa: D301 - click takes the backspace for "do not wrap"
-    from embedfilter import EmbedFilter  # noqa: PLC0415 - commands import what they need
-    from embedfilter.atomic import check_target  # noqa: PLC0415
+    from embedfilter.files.atomic import check_target  # noqa: PLC0415 - light --help
+    from embedfilter.files.embeddings import EmbeddingsFile  # noqa: PLC0415
+    from embedfilter.filter import EmbedFilter  # noqa: PLC0415
 
     check_target(output)  # found out before the work, not after
     if is_same_file(output, embeddings):
@@ -80,7 +75,8 @@ def calibrate(
     except ValueError as error:
         detail = str(error).removeprefix("filter: ")
         raise EmbedFilterError(f"{filter_file}: {detail}") from None
-    _add_npy(statistics, f, embeddings, n_threads)
+    with EmbeddingsFile(embeddings) as file:
+        each_block(file, f, lambda rows: statistics.add(rows, n_threads=n_threads), "calibrate")
     try:
         g = f.calibrate(
             statistics, n_components=n_components, whitening=whitening, n_threads=n_threads
@@ -107,34 +103,3 @@ def calibrate(
         f" {statistics.n_rows} rows (shrinkage {facts['shrinkage']:.2g}) in"
         f" {facts['seconds']:.2f} s"
     )
-
-
-def _add_npy(
-    statistics: SampleStatistics, f: EmbedFilter, path: Path, n_threads: int | None
-) -> None:
-    """Add the rows of a .npy file to the statistics of a sample."""
-    from tqdm import tqdm  # noqa: PLC0415
-
-    from embedfilter.npy_file import NpyReader  # noqa: PLC0415
-
-    with contextlib.closing(NpyReader(path)) as reader:
-        n_rows, d = reader.shape
-        if d != f.n_features_in:
-            raise EmbedFilterError(
-                f"{path}: expected rows of {f.n_features_in}, as {f.metadata.get('source')} has,"
-                f" found rows of {d}"
-            )
-        block_rows = max(1, BLOCK_BYTES // (d * reader.dtype.itemsize))
-        done = 0
-        with tqdm(
-            total=n_rows, desc="calibrate", unit=" rows", unit_scale=True, disable=None
-        ) as bar:
-            for block in reader.blocks(block_rows):
-                try:
-                    statistics.add(block, n_threads=n_threads)
-                except ValueError as error:
-                    raise EmbedFilterError(
-                        f"{path}: rows {done} to {done + len(block) - 1}: {error}"
-                    ) from None
-                done += len(block)
-                bar.update(len(block))

@@ -5,21 +5,20 @@ from __future__ import annotations
 import json
 import time
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import click
 
 from embedfilter.commands.common import (
     CHECKPOINT,
     PATH,
+    base_option,
     json_option,
     print_text,
-    read_texts,
     revision_option,
+    template_option,
 )
-
-if TYPE_CHECKING:
-    from typing import BinaryIO
+from embedfilter.files.lines import read_texts
 
 __all__ = ["encode"]
 
@@ -30,18 +29,13 @@ _CHUNK = 4096  # texts that are sorted by length and encoded together
 @click.argument("model", type=CHECKPOINT)
 @click.argument("texts", type=PATH)
 @click.option("-o", "--output", type=PATH, required=True, help="The .npy file to write.")
-@click.option(
-    "--template",
-    type=click.Choice(["prompteol", "echo", "mean"]),
-    default="prompteol",
-    show_default=True,
-    help="How the model reads a text, and which of its states are pooled.",
-)
+@template_option
 @click.option(
     "--ratio", type=float, help="Keep 1/RATIO of the dimensions; 1: no filter.  [default: 2]"
 )
 @click.option("--components", "n_components", type=int, help="Keep so many dimensions.")
 @click.option("--filter", "filter_file", type=PATH, help="Use this filter instead.")
+@base_option
 @click.option("--raw", is_flag=True, help="Do not scale embeddings to unit length.")
 @click.option("--batch-size", type=click.IntRange(1), default=32, show_default=True)
 @click.option("--device", help="Where the model runs: cpu, cuda, ...  [default: the best there is]")
@@ -62,6 +56,7 @@ def encode(
     ratio: float | None,
     n_components: int | None,
     filter_file: Path | None,
+    base: str | None,
     raw: bool,
     batch_size: int,
     device: str | None,
@@ -81,8 +76,9 @@ def encode(
     import numpy as np  # noqa: PLC0415 - commands import what they need
     from tqdm import tqdm  # noqa: PLC0415
 
-    from embedfilter import EmbedFilter, encoder  # noqa: PLC0415
-    from embedfilter.atomic import atomic_output, check_target  # noqa: PLC0415
+    from embedfilter.files.atomic import atomic_output, check_target  # noqa: PLC0415
+    from embedfilter.files.containers.npy import write_npy_header  # noqa: PLC0415
+    from embedfilter.integrations.encoder import encoder  # noqa: PLC0415
 
     check_target(output)  # found out before the work, not after
     lines = read_texts(texts)
@@ -92,7 +88,8 @@ def encode(
         template=template,
         ratio=ratio,
         n_components=n_components,
-        filter=None if filter_file is None else EmbedFilter.load(filter_file),
+        filter=filter_file,
+        base=base,
         normalize=not raw,
         device=device,
         dtype=dtype,
@@ -100,7 +97,7 @@ def encode(
     )
     width = embed.get_embedding_dimension()
     with atomic_output(output) as file, tqdm(total=len(lines), unit=" texts") as bar:
-        _write_header(file, (len(lines), width))
+        write_npy_header(file, (len(lines), width), np.dtype(np.float32))
         for first in range(0, len(lines), _CHUNK):
             chunk = lines[first : first + _CHUNK]
             rows = embed.encode(chunk, batch_size=batch_size, show_progress_bar=False)
@@ -112,9 +109,3 @@ def encode(
         print_text(json.dumps({"output": str(output), **figures}))
     else:
         print_text(f"wrote {output}: {len(lines)} x {width} float32, in {seconds:.1f} s")
-
-
-def _write_header(file: BinaryIO, shape: tuple[int, int]) -> None:
-    from numpy.lib import format as npy  # noqa: PLC0415
-
-    npy.write_array_header_1_0(file, {"descr": "<f4", "fortran_order": False, "shape": shape})

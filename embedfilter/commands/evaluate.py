@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import csv
 from pathlib import Path
 from typing import Any
 
@@ -11,12 +10,14 @@ import click
 from embedfilter.commands.common import (
     CHECKPOINT,
     PATH,
+    base_option,
     json_option,
     print_text,
     read_rows,
-    read_texts,
+    template_option,
 )
 from embedfilter.errors import EmbedFilterError
+from embedfilter.files.lines import read_lines, read_table, read_texts
 
 __all__ = ["evaluate"]
 
@@ -41,13 +42,8 @@ def _integers(ctx: click.Context, option: click.Parameter, value: str | None) ->
     help="A causal language model. EMBEDDINGS, and QUERIES, are files with a text in each line"
     " then, which it embeds; filters of its head are compared, if no others are given.",
 )
-@click.option(
-    "--template",
-    type=click.Choice(["prompteol", "echo", "mean"]),
-    default="prompteol",
-    show_default=True,
-    help="How that model reads a text.",
-)
+@template_option
+@base_option
 @click.option(
     "--pairs",
     "pairs_file",
@@ -103,8 +99,9 @@ def evaluate(
     Example:
       embedfilter evaluate embeddings.npy --model path/to/model --labels labels.txt
     """  # noqa: D301 - click takes the backspace for "do not wrap"
-    import embedfilter  # noqa: PLC0415 - commands import what they alone need
-    from embedfilter.atomic import check_target  # noqa: PLC0415
+    from embedfilter import evaluation  # noqa: PLC0415 - light --help
+    from embedfilter.files.atomic import check_target  # noqa: PLC0415
+    from embedfilter.filter import EmbedFilter  # noqa: PLC0415
 
     if output is not None:
         check_target(output)  # found out before the work, not after
@@ -112,7 +109,7 @@ def evaluate(
         raise EmbedFilterError(
             f"--filter, --model: expected one of them, found {filter_file} and {model}"
         )
-    source = model if filter_file is None else embedfilter.EmbedFilter.load(filter_file)
+    source = model if filter_file is None else EmbedFilter.load(filter_file)
     read: Any = read_rows if encode_with is None else read_texts
     judged: dict[str, Any] = {}
     if pairs_file is not None:
@@ -123,42 +120,12 @@ def evaluate(
         judged["queries"] = read(queries_file)
     if qrels_file is not None:
         judged["qrels"] = _read_qrels(qrels_file)
-    evaluation = embedfilter.evaluate(
+    found = evaluation.evaluate(
         read(embeddings), source, encode_with=encode_with, **judged, **options
     )
     if output is not None:
-        evaluation.save_html(output)
-    print_text(evaluation.to_json() if as_json else str(evaluation))
-
-
-def _read_lines(path: Path) -> list[str]:
-    try:
-        lines = path.read_text(encoding="utf-8-sig").splitlines()
-    except UnicodeDecodeError as error:
-        raise EmbedFilterError(f"{path}: expected UTF-8 text, found {error.reason}") from None
-    if not lines:
-        raise EmbedFilterError(f"{path}: expected a line for each item, found an empty file")
-    return lines
-
-
-def _read_table(path: Path, needed: list[str]) -> _Table:
-    """Return the rows of a .tsv file by the names in its header."""
-    lines = _read_lines(path)
-    names = lines[0].split("\t")
-    missing = [name for name in needed if name not in names]
-    if missing:
-        raise EmbedFilterError(
-            f"{path}: expected a header line with {', '.join(map(repr, needed))}, found"
-            f" {', '.join(map(repr, names))[:200]}"
-        )
-    # Texts beside the numbers may hold quotes that mean nothing.
-    rows = list(csv.DictReader(lines, delimiter="\t", quoting=csv.QUOTE_NONE))
-    for number, row in enumerate(rows, 2):
-        if any(row[name] is None for name in needed):
-            raise EmbedFilterError(
-                f"{path}: expected {len(names)} columns, found fewer in line {number}"
-            )
-    return rows
+        found.save_html(output)
+    print_text(found.to_json() if as_json else str(found))
 
 
 def _column(path: Path, table: _Table, name: str) -> list[float]:
@@ -175,7 +142,7 @@ def _column(path: Path, table: _Table, name: str) -> list[float]:
 
 
 def _read_pairs(path: Path) -> dict[str, Any]:
-    table = _read_table(path, ["score"])
+    table = read_table(path, ["score"])
     scores = _column(path, table, "score")
     if not table or not {"first", "second"} <= set(table[0]):
         return {"scores": scores}
@@ -184,14 +151,14 @@ def _read_pairs(path: Path) -> dict[str, Any]:
 
 
 def _read_labels(path: Path) -> list[str]:
-    lines = _read_lines(path)
+    lines = read_lines(path)
     if "\t" not in lines[0]:
         return lines
-    return [row["label"] for row in _read_table(path, ["label"])]
+    return [row["label"] for row in read_table(path, ["label"])]
 
 
 def _read_qrels(path: Path) -> list[tuple[float, ...]]:
-    table = _read_table(path, ["query", "document"])
+    table = read_table(path, ["query", "document"])
     names = ["query", "document"]
     if table and "relevance" in table[0]:
         names.append("relevance")

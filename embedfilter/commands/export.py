@@ -27,7 +27,7 @@ def export(filter_file: Path, model: str, output: Path, as_json: bool) -> None:
     Example:
       embedfilter export filter.safetensors path/to/st-model -o filtered-model
     """  # noqa: D301 - click takes the backspace for "do not wrap"
-    from embedfilter import EmbedFilter  # noqa: PLC0415 - commands import what they need
+    from embedfilter.filter import EmbedFilter  # noqa: PLC0415 - commands import what they need
 
     f = EmbedFilter.load(filter_file)
     f.to_sentence_transformers(model, output)

@@ -21,7 +21,7 @@ from embedfilter.commands.common import (
 )
 
 if TYPE_CHECKING:
-    from embedfilter.top_tokens import TopTokens
+    from embedfilter.lens.top_tokens import TopTokens
 
 __all__ = ["lens"]
 
@@ -60,7 +60,8 @@ def lens(
     Example:
       embedfilter lens path/to/model embeddings.npy --filter filter.safetensors
     """  # noqa: D301 - click takes the backspace for "do not wrap"
-    from embedfilter import EmbedFilter, LogitLens  # noqa: PLC0415
+    from embedfilter.filter import EmbedFilter  # noqa: PLC0415
+    from embedfilter.lens.logit_lens import LogitLens  # noqa: PLC0415
 
     X = read_rows(embeddings, _SHOWN if n_rows is None else n_rows)
     f = None if filter_file is None else EmbedFilter.load(filter_file)

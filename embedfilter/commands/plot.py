@@ -18,11 +18,12 @@ from embedfilter.commands.common import (
     tensor_option,
 )
 from embedfilter.errors import EmbedFilterError
+from embedfilter.files.endings import ending
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
-    from embedfilter import EmbedFilter
+    from embedfilter.filter import EmbedFilter
 
 __all__ = ["plot"]
 
@@ -45,7 +46,8 @@ _output = click.option(
 @_output
 def spectrum(filter_file: Path, output: Path) -> None:
     """Draw the singular values, what the filter cuts shaded."""
-    from embedfilter import EmbedFilter, plots  # noqa: PLC0415
+    from embedfilter import plots  # noqa: PLC0415
+    from embedfilter.filter import EmbedFilter  # noqa: PLC0415
 
     picture = _Picture(output)
     plots.spectrum(EmbedFilter.load(filter_file), ax=picture.ax)
@@ -80,7 +82,8 @@ def energy(
 
     EMBEDDINGS is a .npy file (n, d) of embeddings of CHECKPOINT's model.
     """
-    from embedfilter import LogitLens, plots  # noqa: PLC0415
+    from embedfilter import plots  # noqa: PLC0415
+    from embedfilter.lens.logit_lens import LogitLens  # noqa: PLC0415
 
     picture = _Picture(output)
     X, f = read_rows(embeddings), _load(filter_file)
@@ -131,7 +134,8 @@ def tokens(
 
     EMBEDDINGS is a .npy file (n, d) of embeddings of CHECKPOINT's model.
     """
-    from embedfilter import LogitLens, plots  # noqa: PLC0415
+    from embedfilter import plots  # noqa: PLC0415
+    from embedfilter.lens.logit_lens import LogitLens  # noqa: PLC0415
 
     picture = _Picture(output)
     X, f = read_rows(embeddings, rows), _load(filter_file)
@@ -145,7 +149,7 @@ def tokens(
 
 
 def _load(path: Path | None) -> EmbedFilter | None:
-    from embedfilter import EmbedFilter  # noqa: PLC0415
+    from embedfilter.filter import EmbedFilter  # noqa: PLC0415
 
     return None if path is None else EmbedFilter.load(path)
 
@@ -154,9 +158,9 @@ class _Picture:
     """A picture in the making, and the file it goes to, which is found out beforehand."""
 
     def __init__(self, output: Path) -> None:
-        from embedfilter.atomic import check_target  # noqa: PLC0415
+        from embedfilter.files.atomic import check_target  # noqa: PLC0415
 
-        if output.suffix.lower() not in _ENDINGS:
+        if ending(output) not in _ENDINGS:
             raise EmbedFilterError(
                 f"{output}: expected a name that ends in {', '.join(_ENDINGS)}, found another"
             )
@@ -176,11 +180,11 @@ class _Picture:
 
     def save(self) -> None:
         """Write the file, which appears whole or not at all."""
-        from embedfilter.atomic import atomic_output  # noqa: PLC0415
+        from embedfilter.files.atomic import atomic_output  # noqa: PLC0415
 
         # In memory first: matplotlib would seek in the file, and name it differently in errors.
         picture = io.BytesIO()
-        self._figure.savefig(picture, format=self._output.suffix[1:].lower(), bbox_inches="tight")
+        self._figure.savefig(picture, format=ending(self._output)[1:], bbox_inches="tight")
         with atomic_output(self._output) as file:
             file.write(picture.getvalue())
         print_text(str(self._output))

@@ -17,10 +17,11 @@ except ImportError as error:
         "evaluating needs scikit-learn and SciPy: pip install 'embedfilter[evaluate]'"
     ) from error
 
-from embedfilter.evaluation.inputs import as_dimensions, as_filters, as_task, encoded
+from embedfilter.evaluation.findings import Result
+from embedfilter.evaluation.inputs import as_dimensions, as_filters, as_source, as_task, encoded
 from embedfilter.evaluation.measures import Measure
 from embedfilter.evaluation.methods import NO_FILTER, Method, all_methods
-from embedfilter.evaluation.report import Evaluation, Result
+from embedfilter.evaluation.report import Evaluation
 from embedfilter.evaluation.split import halves
 from embedfilter.evaluation.tasks import Task, unit_rows
 from embedfilter.evaluation.verdicts import (
@@ -51,6 +52,7 @@ def evaluate(
     qrels: Any = None,
     encode_with: Any = None,
     template: str = "prompteol",
+    base: Any = None,
     dimensions: Sequence[int] | None = None,
     k: int = 10,
 ) -> Evaluation:
@@ -84,6 +86,9 @@ def evaluate(
         of texts then, which it embeds, and it is the `source` if there is no other.
     template : {"prompteol", "echo", "mean"}
         How that model reads a text.
+    base : path or id, optional
+        The `source`, where it is the model that `encode_with` was made of: for embedding models
+        that were saved without their head.
     dimensions : sequence of int, optional
         By default d, d/2, d/4 and d/8.
     k : int
@@ -105,6 +110,8 @@ def evaluate(
     UserWarning
         If rows are duplicates, a sample was taken, or the halves could not be kept apart.
     """
+    if base is not None:
+        source = as_source(base, source, encode_with)
     if encode_with is not None:
         X, queries = encoded(X, queries, encode_with, template)
         source = encode_with if source is None else source
@@ -117,9 +124,11 @@ def evaluate(
         wanted = as_dimensions(dimensions, d)
         filters = as_filters(source, d, wanted)
         side = halves(unit_rows(task.X), task.links, task.order)
-    for warning in caught:
-        warnings.warn(str(warning.message), warning.category, stacklevel=2)
-    notes = [str(warning.message) for warning in caught]
+    # What is doubtful of a head is said once, not for each kind that is fitted to it.
+    told = dict.fromkeys((str(warning.message), warning.category) for warning in caught)
+    for message, category in told:
+        warnings.warn(message, category, stacklevel=2)
+    notes = [message for message, _ in told]
 
     scored: dict[Key, dict[str, list[Measure]]] = {}
     methods = all_methods(d, filters)

@@ -8,16 +8,17 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from embedfilter.embeddings import as_embeddings, bad_rows_message
+from embedfilter.arrays.embeddings import as_embeddings, bad_rows_message
+from embedfilter.checkpoints.base_head import open_for
 from embedfilter.evaluation.tasks import Labels, Pairs, Relevance, Space, Task
 from embedfilter.filter import EmbedFilter
-from embedfilter.spectrum import KINDS, check_n_components
+from embedfilter.fitting.kinds import check_n_components
 
-__all__ = ["as_dimensions", "as_filters", "as_task", "encoded"]
+__all__ = ["as_dimensions", "as_filters", "as_source", "as_task", "encoded"]
 
 _Rows = NDArray[np.float32]
 # Kinds of filter that are compared, where a model is given.
-_KINDS = tuple(kind for kind in ("edge", "late") if kind in KINDS)
+_KINDS = ("edge", "late")
 _LEAST_ROWS = 2
 
 
@@ -57,7 +58,7 @@ def encoded(X: Any, queries: Any, model: Any, template: str) -> tuple[Any, Any]:
             isinstance(texts, str) or not all(isinstance(text, str) for text in texts)
         ):
             raise TypeError(f"{name}: expected a list of texts to encode, found {type(texts)}")
-    from embedfilter import encoder  # noqa: PLC0415 - it needs an extra
+    from embedfilter.integrations.encoder import encoder  # noqa: PLC0415 - it needs an extra
 
     embed = encoder(model, template=template, ratio=1, normalize=False)
     rows = tuple(embed.encode(list(texts)) for texts in lists)
@@ -65,6 +66,16 @@ def encoded(X: Any, queries: Any, model: Any, template: str) -> tuple[Any, Any]:
         rows if isinstance(X, tuple) else rows[0],
         None if queries is None else embed.encode(list(queries)),
     )
+
+
+def as_source(base: Any, source: Any, model: Any) -> Any:
+    """Return the base model as the source of filters, after comparing it with the model."""
+    if model is None or source is not None:
+        wrong = "encode_with with it, found None" if model is None else "no source beside it"
+        raise ValueError(f"base: expected {wrong}")
+    # Before texts are encoded, which takes long.
+    open_for(model, base).close()
+    return base
 
 
 def as_filters(source: Any, d: int, dimensions: list[int]) -> dict[str, EmbedFilter]:
@@ -87,7 +98,7 @@ def as_filters(source: Any, d: int, dimensions: list[int]) -> dict[str, EmbedFil
 def _load_filters(source: Any, widest: int) -> list[EmbedFilter]:
     if isinstance(source, EmbedFilter):
         return [source]
-    from embedfilter.filter_file import is_filter_file  # noqa: PLC0415 - light import
+    from embedfilter.files.filter_file import is_filter_file  # noqa: PLC0415 - light import
 
     if isinstance(source, (str, Path)) and is_filter_file(Path(source)):
         return [EmbedFilter.load(source)]

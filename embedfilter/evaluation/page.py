@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 from embedfilter.evaluation.verdicts import BETTER, CANNOT_TELL, SAME, WORSE, Figure
 
 if TYPE_CHECKING:
-    from embedfilter.evaluation.report import Evaluation
+    from embedfilter.evaluation.findings import Findings
 
 __all__ = ["fragment", "page"]
 
@@ -25,26 +25,26 @@ _STYLE = """
 _WIDTH, _HEIGHT = 120, 14
 
 
-def page(evaluation: Evaluation) -> str:
+def page(found: Findings) -> str:
     """Return the page."""
     return (
         '<!DOCTYPE html>\n<html lang="en"><head><meta charset="utf-8">'
         '<meta name="viewport" content="width=device-width">'
-        f"<title>embedfilter: evaluation</title></head><body>{fragment(evaluation)}</body></html>\n"
+        f"<title>embedfilter: evaluation</title></head><body>{fragment(found)}</body></html>\n"
     )
 
 
-def fragment(evaluation: Evaluation) -> str:
+def fragment(found: Findings) -> str:
     """Return the part of the page that a notebook shows."""
-    header, *rows = evaluation.rows()
-    results = sorted(evaluation.results, key=lambda result: -result.dimension)
-    scales = {name: _scale(evaluation, name) for name in evaluation.measures}
+    header, *rows = found.rows()
+    results = sorted(found.results, key=lambda result: -result.dimension)
+    scales = {name: _scale(found, name) for name in found.measures}
     lines = []
     for cells, result in zip(rows, results, strict=True):
         method, dimension, *values, verdict = map(escape, cells)
         drawn = [
             value + _interval(result.figures[name], scales[name])
-            for value, name in zip(values, evaluation.measures, strict=True)
+            for value, name in zip(values, found.measures, strict=True)
         ]
         colour = _COLOURS.get(verdict, "#222")
         lines.append(
@@ -54,18 +54,18 @@ def fragment(evaluation: Evaluation) -> str:
         )
     return (
         f'<div class="embedfilter"><style>{_STYLE}</style>'
-        f'<p class="advice">{escape(evaluation.recommendation)}</p>'
+        f'<p class="advice">{escape(found.recommendation)}</p>'
         f"<table><thead><tr>{''.join(f'<th>{escape(cell)}</th>' for cell in header)}</tr></thead>"
         f"<tbody>{''.join(lines)}</tbody></table>"
-        f'<p class="small">{escape(evaluation.legend())}</p>'
-        + "".join(f'<p class="small">Note: {escape(note)}.</p>' for note in evaluation.notes)
+        f'<p class="small">{escape(found.legend())}</p>'
+        + "".join(f'<p class="small">Note: {escape(note)}.</p>' for note in found.notes)
         + "</div>"
     )
 
 
-def _scale(evaluation: Evaluation, name: str) -> float:
+def _scale(found: Findings, name: str) -> float:
     """Return the largest end of an interval of a measure; at least a hundredth."""
-    figures = [result.figures[name] for result in evaluation.results]
+    figures = [result.figures[name] for result in found.results]
     return max([0.01, *(abs(end) for f in figures for end in (f.low, f.high) if end is not None)])
 
 

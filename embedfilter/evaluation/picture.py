@@ -9,26 +9,26 @@ from embedfilter.evaluation.methods import NO_FILTER
 if TYPE_CHECKING:
     from matplotlib.figure import Figure as Picture
 
-    from embedfilter.evaluation.report import Evaluation
+    from embedfilter.evaluation.findings import Findings
 
 __all__ = ["draw"]
 
 
-def draw(evaluation: Evaluation) -> Picture:
+def draw(found: Findings) -> Picture:
     """Draw each measure by number of dimensions, a line for each method."""
     try:
         from matplotlib.figure import Figure as Picture  # noqa: PLC0415 - of an extra
     except ImportError as error:
         raise ImportError("plotting needs matplotlib: pip install 'embedfilter[plot]'") from error
-    names = evaluation.measures
+    names = found.measures
     picture = Picture(figsize=(4.2 * len(names) + 2, 3.6), layout="constrained")
     axes = picture.subplots(1, len(names), squeeze=False)[0]
-    methods = dict.fromkeys(result.method for result in evaluation.results)
+    methods = dict.fromkeys(result.method for result in found.results)
     for ax, name in zip(axes, names, strict=True):
         for method in methods:
             points = sorted(
                 (result.dimension, result.figures[name].value)
-                for result in evaluation.results
+                for result in found.results
                 if result.method == method
             )
             if method == NO_FILTER:
@@ -36,7 +36,7 @@ def draw(evaluation: Evaluation) -> Picture:
             else:
                 ax.plot(*zip(*points, strict=True), marker="o", ms=4, label=method)
         ax.set(xscale="log", xlabel="dimensions", title=name)
-        ticks = sorted({result.dimension for result in evaluation.results})
+        ticks = sorted({result.dimension for result in found.results})
         ax.set_xticks(ticks, [str(tick) for tick in ticks])
         ax.minorticks_off()
         ax.spines[["top", "right"]].set_visible(False)

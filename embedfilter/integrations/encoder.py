@@ -24,6 +24,7 @@ except ImportError as error:
         'pip install "embedfilter[encode]"'
     ) from error
 
+from embedfilter.files.endings import GGUF, ending
 from embedfilter.filter import EmbedFilter
 from embedfilter.integrations.sentence_transformers import append_filter, check_matrix
 
@@ -108,7 +109,8 @@ def encoder(
     ratio: float | None = None,
     n_components: int | None = None,
     kind: str = "edge",
-    filter: EmbedFilter | None = None,  # noqa: A002 - what it is
+    filter: EmbedFilter | str | os.PathLike[str] | None = None,  # noqa: A002 - what it is
+    base: str | os.PathLike[str] | None = None,
     normalize: bool = True,
     device: str | None = None,
     dtype: str = "float32",
@@ -131,8 +133,11 @@ def encoder(
     ratio, n_components, kind
         Of the filter that is fitted to the model: see `EmbedFilter.from_checkpoint`. Ratio 1
         leaves the embeddings as they are.
-    filter : EmbedFilter, optional
-        This one instead, fitted, and perhaps calibrated, before.
+    filter : EmbedFilter or path, optional
+        This one instead, fitted, and perhaps calibrated, before; or the file of one.
+    base : path or id, optional
+        Fit the filter to the head of this model instead, which `model` was made of: for embedding
+        models that were saved without their head.
     normalize : bool
         Whether embeddings have unit length.
     device : str, optional
@@ -140,7 +145,7 @@ def encoder(
     dtype : {"float32", "float16", "bfloat16"}
         Of the model's weights.
     revision : str, optional
-        For a model on the Hub: a branch, a tag or a commit.
+        For a model on the Hub: a branch, a tag or a commit. Not of the base.
 
     Returns
     -------
@@ -164,15 +169,31 @@ def encoder(
         raise ValueError(f"dtype: expected one of {', '.join(_DTYPES)}, found {dtype!r}")
     if filter is not None and (ratio, n_components, kind) != (None, None, "edge"):
         raise ValueError("filter: expected no ratio, n_components or kind beside it, found some")
-    if filter is not None:
-        check_matrix(filter, model, os.fspath(model))
-    elif ratio != 1 or n_components is not None:
+    is_fitted = filter is None and (ratio != 1 or n_components is not None)
+    if base is not None and not is_fitted:
+        other = "ratio 1" if filter is None else "filter"
+        raise ValueError(f"base: expected a filter to fit to it, found {other}")
+    if isinstance(filter, (str, os.PathLike)):
+        filter = EmbedFilter.load(filter)  # noqa: A001
+    if is_fitted:
         filter = EmbedFilter.from_checkpoint(  # noqa: A001
-            model, ratio=ratio, n_components=n_components, kind=kind, revision=revision
+            model if base is None else base,
+            ratio=ratio,
+            n_components=n_components,
+            kind=kind,
+            revision=revision if base is None else None,
         )
+    if filter is not None and (base is not None or not is_fitted):
+        check_matrix(filter, model, os.fspath(model), revision=revision)
     first = _transformer(os.fspath(model), template, dtype, revision)
+    width = first.get_embedding_dimension()
+    if filter is not None and filter.n_features_in != width:
+        raise ValueError(
+            f"{os.fspath(model)}: expected hidden states of the {filter.n_features_in} dimensions"
+            f" that the filter takes, found {width}"
+        )
     mode = "lasttoken" if template == "prompteol" else "mean"
-    pooling = Pooling(first.get_embedding_dimension(), pooling_mode=mode)
+    pooling = Pooling(width, pooling_mode=mode)
     result = SentenceTransformer(modules=[first, pooling], device=device)
     if filter is not None:
         append_filter(filter, result, normalize=normalize)
@@ -184,7 +205,7 @@ def encoder(
 def _transformer(model: str, template: str, dtype: str, revision: str | None) -> Transformer:
     path = Path(model)
     common: dict[str, Any] = {} if revision is None else {"revision": revision}
-    if path.suffix == ".gguf":
+    if ending(path) in GGUF:
         common["gguf_file"] = path.name
         model = str(path.parent) if path.exists() else "/".join(path.parts[:2])
     arguments: dict[str, Any] = {

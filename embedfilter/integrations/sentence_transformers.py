@@ -19,15 +19,22 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from embedfilter.checkpoints import open_unembedding
-from embedfilter.checkpoints.sentence_transformers import MODULES
+from embedfilter.checkpoints.base_head import check_vocabularies
+from embedfilter.checkpoints.opening import read_facts
+from embedfilter.checkpoints.sentence_transformers import MODULES, read_modules
+from embedfilter.errors import HeadError, warn_user
+from embedfilter.files.folder import Folder
+from embedfilter.files.json_file import read_json
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
+    from embedfilter.checkpoints.unembedding import Unembedding
     from embedfilter.filter import EmbedFilter
 
 __all__ = ["add_filter", "append_filter", "check_matrix"]
 
+_MAX_CONFIG = 1 << 20
 # Every version knows these paths; those since 5.4 redirect them.
 _DENSE, _NORMALIZE = "sentence_transformers.models.Dense", "sentence_transformers.models.Normalize"
 _IDENTITY = "torch.nn.modules.linear.Identity"
@@ -68,10 +75,11 @@ def _check_folder(f: EmbedFilter, folder: Path) -> None:
             ' for a language model use embedfilter.encoder(model, template="mean")'
         )
     width = None
-    for module in json.loads((folder / MODULES).read_text(encoding="utf-8")):
-        config = folder / module["path"] / "config.json"
-        if module["type"].rpartition(".")[2] == "Dense" and config.is_file():
-            width = json.loads(config.read_text(encoding="utf-8")).get("out_features")
+    for kind, path in read_modules(Folder(folder)):
+        inner = Folder(folder / path)
+        if kind == "Dense" and inner.has("config.json"):
+            config = read_json(inner.open("config.json"), "the module's config", limit=_MAX_CONFIG)
+            width = config.get("out_features")
     check_matrix(f, folder, str(folder), width)
 
 
@@ -81,27 +89,81 @@ def _check_model(f: EmbedFilter, model: Any, name: str) -> None:
     check_matrix(f, model, name, width)
 
 
-def check_matrix(f: EmbedFilter, source: Any, name: str, width: int | None = None) -> None:
-    """Raise unless the model's own matrix is, about, the one that the filter was fitted to.
+def check_matrix(
+    f: EmbedFilter,
+    source: Any,
+    name: str,
+    width: int | None = None,
+    *,
+    revision: str | None = None,
+) -> None:
+    """Raise unless the filter was fitted, about, to the model's unembedding matrix.
 
     `width` is that of the model's embeddings, where it may be another than the matrix's.
-    The matrix W tells by its size, by its sum of squares, which is that of its singular values,
-    and by the length of ``W v`` for components v, which is their singular value.
+    A model whose own matrix is not known to be its head, as it was saved for embedding texts, or
+    has none that can be read, is compared by its sizes alone: the filter should come from the head
+    of the model that it was made of.
     """
-    with open_unembedding(source) as W:
-        d = W.shape[1] if width is None else width
-        if d != f.n_features_in or W.shape[1] != f.n_features_in:
-            raise ValueError(
-                f"{name}: expected embeddings of the {f.n_features_in} dimensions that the filter"
-                f" takes, found {d}"
-            )
-        some = slice(None, None, -(-f.n_components // _N_COMPARED))
-        components = f.components[some].T.astype(np.float64)
-        squares, energy = np.zeros(components.shape[1]), 0.0
-        for _, rows in W.blocks():
-            wide = rows.astype(np.float32)
-            squares += np.square(wide @ components).sum(axis=0)
-            energy += float(np.sum(np.square(wide), dtype=np.float64))
+    try:
+        W = open_unembedding(source, revision=revision)
+    except HeadError:
+        _check_sizes(f, source, name, width, revision)
+    else:
+        with W:
+            d = W.shape[1] if width is None else width
+            if d != f.n_features_in or W.shape[1] != f.n_features_in:
+                raise _other_width(f, name, d)
+            if W.doubts:
+                _check_vocabulary(f, (W.shape[0],), name)
+            else:
+                _check_values(f, W, name)
+    if f.metadata.get("doubt"):
+        warn_user(
+            f"{name}: the filter was fitted to a matrix that is in doubt: {f.metadata['doubt']}"
+        )
+
+
+def _other_width(f: EmbedFilter, name: str, d: int) -> ValueError:
+    return ValueError(
+        f"{name}: expected embeddings of the {f.n_features_in} dimensions that the filter"
+        f" takes, found {d}"
+    )
+
+
+def _check_sizes(
+    f: EmbedFilter, source: Any, name: str, width: int | None, revision: str | None
+) -> None:
+    """Compare what is known without the matrix: the widths, and the vocabularies."""
+    is_path = isinstance(source, (str, os.PathLike))
+    facts = read_facts(source, revision=revision) if is_path else None
+    sizes = () if facts is None else facts.hidden_sizes
+    wanted = sizes if width is None else (width,)
+    if wanted and f.n_features_in not in wanted:
+        raise _other_width(f, name, wanted[0])
+    if facts is not None and facts.vocab_sizes:
+        _check_vocabulary(f, facts.vocab_sizes, name)
+
+
+def _check_vocabulary(f: EmbedFilter, sizes: tuple[int, ...], name: str) -> None:
+    rows = f.metadata.get("rows", "")
+    if rows.isdecimal():
+        origin = f"the filter's matrix ({f.metadata.get('source', 'unknown')})"
+        check_vocabularies(int(rows), origin, sizes, name)
+
+
+def _check_values(f: EmbedFilter, W: Unembedding, name: str) -> None:
+    """Compare the matrix itself.
+
+    It tells by its sum of squares, which is that of its singular values, and by the length of
+    ``W v`` for components v, which is their singular value.
+    """
+    some = slice(None, None, -(-f.n_components // _N_COMPARED))
+    components = f.components[some].T.astype(np.float64)
+    squares, energy = np.zeros(components.shape[1]), 0.0
+    for _, rows in W.blocks():
+        wide = rows.astype(np.float32)
+        squares += np.square(wide @ components).sum(axis=0)
+        energy += float(np.sum(np.square(wide), dtype=np.float64))
     expected = float(np.square(f.singular_values).sum())
     far = abs(energy / expected - 1)
     if f.mean is None:  # a calibrated filter's components are mixtures

@@ -8,7 +8,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from embedfilter.filter import EmbedFilter
-from embedfilter.spectrum import resolve_n_components
+from embedfilter.fitting.kinds import resolve_n_components
 
 try:
     from sklearn.base import BaseEstimator, ClassNamePrefixFeaturesOutMixin, TransformerMixin

@@ -28,8 +28,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from embedfilter.checkpoints import open_unembedding
-from embedfilter.checkpoints.files import InputFile
 from embedfilter.errors import CheckpointError
+from embedfilter.files.input_file import InputFile
 
 # The list of what must be refused. Rows 45 to 47, wrong parameters, and 48 to 57, wrong embeddings,
 # are in test_bad_input.py; 60 and 61 in test_filter_file.py; 62 to 64, the network, in

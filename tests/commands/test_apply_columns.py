@@ -273,7 +273,7 @@ def test_interrupted(filter_file: Path, tmp_path: Path) -> None:
 
 def test_memory_does_not_grow_with_the_file(filter_file: Path, tmp_path: Path) -> None:
     code = PEAK + (
-        "import sys\nfrom embedfilter.cli import main\n"
+        "import sys\nfrom embedfilter.commands.main import main\n"
         "main(sys.argv[1:], standalone_mode=False)\nprint(peak())"
     )
     peaks = []

@@ -16,28 +16,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 import safetensors.numpy
-from command_line import SCRIPTS, failure, fifo, run, run_code, write_checkpoint
+from command_line import SCRIPTS, failure, fifo, run, run_code
 from numpy.typing import NDArray
 
 import embedfilter
-from embedfilter import EmbedFilter, cli
-
-
-@pytest.fixture(scope="module")
-def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return write_checkpoint(tmp_path_factory.mktemp("model") / "model.safetensors")
-
-
-@pytest.fixture
-def filter_file(checkpoint: Path, tmp_path: Path) -> Path:
-    path = tmp_path / "filter.safetensors"
-    EmbedFilter.from_checkpoint(checkpoint).save(path)
-    return path
-
-
-@pytest.fixture
-def X(rng: np.random.Generator) -> NDArray:
-    return rng.standard_normal((1000, 64)).astype(np.float32)
+from embedfilter import EmbedFilter
+from embedfilter.commands.main import main
 
 
 def test_bad_arguments_to_fit(checkpoint: Path, tmp_path: Path) -> None:
@@ -87,10 +71,10 @@ def save_header(path: Path, shape: tuple[int, ...]) -> None:
     ("write", "message"),
     [
         (lambda p: None, "X.npy: No such file"),
-        (lambda p: p.mkdir(), "X.npy: expected a .npy file, found a folder"),
-        (os.mkfifo, "X.npy: expected a .npy file, found a FIFO"),
+        (lambda p: p.mkdir(), "X.npy: not a regular file: expected one, found a folder"),
+        (os.mkfifo, "X.npy: not a regular file: expected one, found a FIFO"),
         (lambda p: p.write_bytes(b""), "X.npy: not a .npy file: .*, found an empty file"),
-        (lambda p: p.write_bytes(b"PK\x03\x04 zip"), r"X.npy: not a .npy file: .*found b'PK"),
+        (lambda p: p.write_bytes(b"PK\x03\x04 zip"), "X.npy: not a sound zip archive"),
         (lambda p: p.write_bytes(b"\x93NUM"), r"X.npy: not a .npy file: .*found b'.x93NUM'"),
         (lambda p: p.write_bytes(b"\x93NUMPY"), "X.npy: expected the header of a .npy file"),
         (lambda p: p.write_bytes(b"\x93NUMPY\x09\x00" + bytes(99)), "version 1, 2 or 3, found 9.0"),
@@ -98,16 +82,24 @@ def save_header(path: Path, shape: tuple[int, ...]) -> None:
         (lambda p: p.write_bytes(b"\x93NUMPY\x01\x00\x10\x00{'shape': (((( ]\n"), "damaged one"),
         (lambda p: p.write_bytes(npy_header(b"(" * 9000)), "X.npy: .*a damaged one"),
         (lambda p: p.write_bytes(npy_header(b" " * 20_000)), "X.npy: .*a damaged one"),
-        (lambda p: save_header(p, (-3, 64)), r"X.npy: expected a matrix .*shape \(-3, 64\)"),
-        (lambda p: save_header(p, (-3, -64)), r"X.npy: expected a matrix .*shape \(-3, -64\)"),
+        (
+            lambda p: save_header(p, (-3, 64)),
+            r"X.npy: expected sizes of 0 or more.*shape \(-3, 64\)",
+        ),
+        (
+            lambda p: save_header(p, (-3, -64)),
+            r"X.npy: expected sizes of 0 or more.*shape \(-3, -64\)",
+        ),
         (lambda p: save_header(p, (3, 0)), r"X.npy: expected a matrix .*shape \(3, 0\)"),
         (lambda p: np.save(p, np.ones((3, 63))), "expected rows of 64.*found rows of 63"),
         (lambda p: np.save(p, np.ones(64)), r"expected a matrix \(n, d\), found shape \(64,\)$"),
         (lambda p: np.save(p, np.ones((1, 3, 64))), r"matrix \(n, d\), found shape \(1, 3, 64\)$"),
-        (lambda p: np.save(p, np.ones((9, 64)).T.copy().T), "in C order, found Fortran order"),
         (lambda p: np.save(p, np.ones((3, 64), int)), "expected float16.*found int64: quantised"),
         (lambda p: np.save(p, np.ones((3, 64), complex)), "expected float16.*found complex128$"),
-        (lambda p: np.save(p, np.full((3, 64), None)), "expected float16.*found object"),
+        (
+            lambda p: np.save(p, np.full((3, 64), None)),
+            "expected an array of fl.*found 'object'",
+        ),
         (lambda p: save_npy(p, np.ones((3, 64)), cut=8), "expected 1536 bytes.*found 1528"),
         (lambda p: save_npy(p, np.ones((3, 64)), extra=b"x"), "expected 1536 bytes.*found 1537"),
         (lambda p: np.save(p, np.full((3, 64), np.nan)), "rows 0 to 2: X: expected finite numbers"),
@@ -242,10 +234,10 @@ def test_a_full_disk(filter_file: Path, X: NDArray, tmp_path: Path) -> None:
     np.save(source, X)
     code = (
         "import resource, signal, sys\n"
-        "import embedfilter.cli\n"
+        "import embedfilter.commands.main\n"
         "signal.signal(signal.SIGXFSZ, signal.SIG_IGN)\n"
         "resource.setrlimit(resource.RLIMIT_FSIZE, (50_000, 50_000))\n"
-        "embedfilter.cli.main(sys.argv[1:])\n"
+        "embedfilter.commands.main.main(sys.argv[1:])\n"
     )
     done = run_code(code, "apply", filter_file, source, output, status=2)
     assert "File too large" in done.stderr
@@ -280,7 +272,7 @@ def test_what_is_turned_into_a_line(error: type[BaseException], monkeypatch, cap
 
     monkeypatch.setattr(EmbedFilter, "load", fail)
     with pytest.raises(SystemExit) as exit_:
-        cli.main(["apply", "a", "b", "c"])
+        main(["apply", "a", "b", "c"])
     assert exit_.value.code == 2
     assert capsys.readouterr().err == "embedfilter: error: of two lines\n"
     assert signal.getsignal(signal.SIGTERM) is signal.SIG_DFL

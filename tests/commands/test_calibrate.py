@@ -67,7 +67,8 @@ def test_a_file_larger_than_the_memory_it_takes(folder: Path, tmp_path: Path) ->
     rows = np.random.default_rng(1).standard_normal((400_000, D)).astype(np.float32)
     np.save(tmp_path / "large.npy", rows)  # 100 MB
     code = (
-        PEAK + "import sys\nfrom embedfilter.cli import main\nfrom embedfilter import EmbedFilter\n"
+        PEAK + "import sys\nfrom embedfilter.commands.main import main\n"
+        "from embedfilter import EmbedFilter\n"
         "main(['calibrate', *sys.argv[1:3], '-o', sys.argv[3], '--threads', '2'],"
         " standalone_mode=False)\n"
         "print(peak())"

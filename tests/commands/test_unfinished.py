@@ -22,13 +22,13 @@ from embedfilter import EmbedFilter
 # taken as Ctrl-C.
 LIMITED = """
 import resource, signal, sys
-import embedfilter.commands, embedfilter.cli
+import embedfilter.commands, embedfilter.commands.main
 if sys.argv[1] == "killed":
     signal.signal(signal.SIGXFSZ, signal.SIG_DFL)
 if sys.argv[1] == "Ctrl-C":
     signal.signal(signal.SIGXFSZ, signal.default_int_handler)
 resource.setrlimit(resource.RLIMIT_FSIZE, (3000, 3000))
-embedfilter.cli.main(sys.argv[2:])
+embedfilter.commands.main.main(sys.argv[2:])
 """
 COMMANDS = {
     "fit": ["fit", "head.npy", "-o", "OUT.safetensors"],

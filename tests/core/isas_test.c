@@ -1,6 +1,6 @@
 /* What the processor is found to run: `isas_test NAME...`, the expected names, best first. Run
  * under an emulator of older processors, which also faults at an instruction that they lack. */
-#include "embedfilter.h"
+#include "core/embedfilter.h"
 
 #include <stdio.h>
 #include <string.h>

@@ -13,14 +13,12 @@ from command_line import run_code
 from gguf import GGML_QUANT_SIZES, GGMLQuantizationType
 from numpy.typing import NDArray
 
-import embedfilter
 from embedfilter import _core, open_unembedding
-from embedfilter.checkpoints.gguf import TYPES
+from embedfilter.checkpoints.formats.gguf import TYPES
 
 # Where a block has its scales, as float16.
 SCALES = {"Q4_0": (0,), "Q8_0": (0,), "Q4_K": (0, 2), "Q6_K": (208,)}
 
-every_isa = pytest.mark.parametrize("isa", embedfilter.available_isas(), indirect=True)
 every_type = pytest.mark.parametrize("name", SCALES)
 
 
@@ -56,7 +54,6 @@ def decoded_with_every_scale() -> dict[str, NDArray[np.uint32]]:
     return {name: by_gguf(name, with_every_scale(name)) for name in SCALES}
 
 
-@every_isa
 @every_type
 def test_every_scale(
     isa: str, name: str, decoded_with_every_scale: dict[str, NDArray[np.uint32]]
@@ -66,7 +63,6 @@ def test_every_scale(
     assert np.array_equal(bits(rows), decoded_with_every_scale[name])
 
 
-@every_isa
 @every_type
 @pytest.mark.parametrize("row_blocks", [1, 2, 3, 7, 16])
 def test_any_number_of_blocks_at_any_address(

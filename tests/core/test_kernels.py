@@ -11,7 +11,7 @@ from kernel_inputs import BFLOAT16, FLOATS, WIDTHS, cast, on_scalar
 from numpy.typing import NDArray
 
 from embedfilter import _core
-from embedfilter.embeddings import core_view
+from embedfilter.arrays.embeddings import core_view
 
 
 def gram(*blocks: NDArray, basis: NDArray | None = None, n_threads: int = 1) -> NDArray[np.float64]:
@@ -287,6 +287,37 @@ def check_bias(C: NDArray, X: NDArray, bias: NDArray) -> None:
     np.testing.assert_allclose(normalised, wide / lengths, rtol=0, atol=2e-5 / lengths.min())
     assert np.array_equal(project(C, X, "ubinary", bias=bias), np.packbits(result > 0, axis=1))
     assert np.array_equal(project(C, X, "float16", bias=bias), result.astype(np.float16))
+
+
+# ---- what is made under one set and used under another -----------------------
+
+
+def test_each_object_keeps_the_set_that_it_was_made_with(
+    isa: str, rng: np.random.Generator
+) -> None:
+    """Its panels are laid out for that set's tiles."""
+    C = rng.standard_normal((70, 90)).astype(np.float32)
+    X = rng.standard_normal((50, 90)).astype(np.float32)
+    packed, lens, total = _core.PackedFilter(C), _core.Lens(X, 5), _core.Gram(90, C[:2].copy())
+    lens.add(C[:30], 1)
+    total.add(X[:30], 1)
+
+    def use() -> tuple[NDArray, ...]:
+        out, sums = np.empty((50, 70), np.float32), np.zeros((90, 90))
+        ids, logits = np.empty((50, 5), np.int64), np.empty((50, 5), np.float32)
+        packed.project(X, out, "float32", True, None, None, 1)
+        lens.add(C[30:], 1)
+        lens.finish(ids, logits)
+        total.add(X[30:], 1)
+        total.finish(sums, 1)
+        return out, ids, logits, sums
+
+    out, ids, logits, sums = on_scalar(use)
+    assert np.array_equal(out, project(C, X, normalize=True))
+    exact = X.astype(np.float64) @ C.T.astype(np.float64)
+    assert np.array_equal(ids, np.argsort(-exact, axis=1)[:, :5])
+    np.testing.assert_allclose(logits, -np.sort(-exact, axis=1)[:, :5], rtol=0, atol=1e-4)
+    assert np.array_equal(sums, gram(X, basis=C[:2].copy()))
 
 
 # ---- conversions: the identity as filter shows each element as it went in or out --

@@ -13,9 +13,8 @@ from kernel_inputs import FLOATS, WIDTHS, cast, on_scalar
 from numpy.typing import NDArray
 from oracle import largest_logits
 
-import embedfilter
 from embedfilter import _core
-from embedfilter.embeddings import core_view
+from embedfilter.arrays.embeddings import core_view
 
 FEW = 4
 
@@ -146,29 +145,6 @@ def test_many_vectors_are_as_one(data: st.DataObject) -> None:
             find(X, W, k)
         return
     assert same(find(X, W, k, n_threads=2), expected)
-
-
-@pytest.mark.parametrize("dtype", FLOATS)
-@pytest.mark.parametrize("scale", [1.0, 0.0, 1e-40, 1e20])
-@pytest.mark.parametrize("n", [1, 20])
-def test_the_generic_path(rng: np.random.Generator, dtype: str, scale: float, n: int) -> None:
-    """OpenBLAS's products find the same rows."""
-    W, X = rng.standard_normal((500, 70)), rng.standard_normal((n, 70)).astype(np.float32)
-    W = cast(W * np.where(np.arange(500) % 3, 1, np.minimum(scale, 1e4))[:, None], dtype)
-    X[0] *= np.float32(scale)
-    before = embedfilter.get_isa()
-    embedfilter.set_isa("generic")
-    try:
-        found = find(X, W, 10, n_threads=2, cuts=(33,))
-        for bad, error in ((np.nan, ValueError), (1e38, OverflowError)):
-            broken = W.astype(np.float32)
-            broken[400] = bad
-            with pytest.raises(error) as raised:
-                find(X + 9, broken, 10)
-            assert raised.value.args[1] == 400
-    finally:
-        embedfilter.set_isa(before)
-    assert same(found, find(X, W, 10))
 
 
 @pytest.mark.parametrize("view", ["reversed", "every other", "columns"])

@@ -2,8 +2,9 @@
  * `threads_test [CALLERS [SECONDS]]`. Each caller draws an operation, and how many threads it may
  * use, again and again; each result must be that of the one made alone, to the bit.
  */
-#include "embedfilter.h"
+#include "core/embedfilter.h"
 
+#include <math.h>
 #include <pthread.h>
 #include <stdatomic.h>
 #include <stdio.h>
@@ -85,17 +86,27 @@ static bool lens(void *result, size_t n_threads) {
     return done;
 }
 
-/* On one thread: the last bits depend on their number. */
+/* Checked here, and no result: the last bits are OpenBLAS's affair. */
 static bool eigenvectors(void *result, size_t n_threads) {
     enum { SIZE = 40 };
-    (void)n_threads;
-    double symmetric[SIZE * SIZE], *values = result;
-    const int64_t wanted[2] = {1, SIZE - 1};
+    (void)result;
+    double symmetric[SIZE * SIZE], destroyed[SIZE * SIZE], values[SIZE], vector[SIZE];
+    const int64_t wanted[1] = {1};
     ef_detail detail;
     for (size_t i = 0; i < SIZE; i++)
         for (size_t j = 0; j < SIZE; j++)
             symmetric[i * SIZE + j] = (double)rows[i * D + j] + (double)rows[j * D + i];
-    return ef_eigh(symmetric, values, SIZE, wanted, 2, values + SIZE, 1, &detail) == EF_OK;
+    memcpy(destroyed, symmetric, sizeof symmetric);
+    if (ef_eigh(destroyed, values, SIZE, wanted, 1, vector, n_threads, &detail) != EF_OK)
+        return false;
+    for (size_t i = 0; i < SIZE; i++) {
+        double rest = -values[1] * vector[i];
+        for (size_t j = 0; j < SIZE; j++)
+            rest += symmetric[i * SIZE + j] * vector[j];
+        if (!(fabs(rest) < 1e-11)) /* of eigenvalues up to 20 */
+            return false;
+    }
+    return true;
 }
 
 static bool (*const OPERATIONS[])(void *result, size_t n_threads) = {
@@ -163,10 +174,8 @@ int main(int argc, char **argv) {
         rows[i] = (float)next_random(&state) * 0x1p-23f - 1.0f;
     basis[0] = basis[61] = 1.0f;
     size_t wrong = 0;
-    for (size_t isa = 0; isa < ef_isa_count(); isa++) {
-        /* OpenBLAS's sums depend on the batch and the threads; the oracle has the same routes. */
-        if (strcmp(ef_isa_name(isa), "generic") == 0 || strcmp(ef_isa_name(isa), "scalar") == 0)
-            continue;
+    /* The oracle comes last and has the same routes: only where there is nothing else. */
+    for (size_t isa = 0; isa == 0 || isa + 1 < ef_isa_count(); isa++) {
         if (ef_set_isa(ef_isa_name(isa)) != EF_OK)
             return 2;
         wrong += run_set((size_t)n_callers, seconds);

@@ -23,7 +23,7 @@ def report() -> DemoReport:
 
 @pytest.fixture(scope="module")
 def pairs() -> list[dict[str, str]]:
-    text = (resources.files("embedfilter.demo_data") / "pairs.tsv").read_text(encoding="utf-8")
+    text = (resources.files("embedfilter.demo") / "pairs.tsv").read_text(encoding="utf-8")
     return list(csv.DictReader(text.splitlines(), delimiter="\t"))
 
 

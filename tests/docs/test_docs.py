@@ -7,6 +7,7 @@ model that is named in passing; the pages of NOT_HERE have tests of their own.
 from __future__ import annotations
 
 import csv
+import json
 import re
 import shlex
 import textwrap
@@ -71,11 +72,15 @@ def folder(
     table = pa.table({"text": texts, "embedding": list(X)})
     pyarrow.parquet.write_table(table, folder / "texts.parquet")
     pyarrow.feather.write_feather(table, folder / "texts.feather")
+    # A model of SmolLM2's sizes, of which the config is read.
+    (folder / "embedding-model").mkdir()
+    sizes = {"hidden_size": 576, "vocab_size": 49152, "tie_word_embeddings": False}
+    (folder / "embedding-model" / "config.json").write_text(json.dumps(sizes), encoding="utf-8")
     return folder
 
 
 def topics() -> list[str]:
-    with (resources.files("embedfilter.demo_data") / "pairs.tsv").open(encoding="utf-8") as file:
+    with (resources.files("embedfilter.demo") / "pairs.tsv").open(encoding="utf-8") as file:
         return ([row["topic"] for row in csv.DictReader(file, delimiter="\t")] * 2)[SOME]
 
 

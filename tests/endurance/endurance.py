@@ -23,7 +23,7 @@ from embedfilter import EmbedFilter
 COMMAND = """
 import re, sys
 from pathlib import Path
-from embedfilter.cli import main
+from embedfilter.commands.main import main
 main(sys.argv[1:], standalone_mode=False)
 status = Path("/proc/self/status")
 print(re.search(r"VmHWM:\\s+(\\d+)", status.read_text())[1] if status.exists() else 0)

@@ -380,7 +380,7 @@ def test_the_command_reads_tables(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("option", "text", "message"),
     [
-        ("--labels", b"\xff\n", "expected UTF-8 text, found invalid start byte"),
+        ("--labels", b"\xff\n", "expected UTF-8 in line 1, found byte 0xff"),
         ("--labels", b"", "expected a line for each item, found an empty file"),
         ("--pairs", b"score\ttext\n1\n2\tb\n", "scores: expected one for each pair of rows"),
         ("--pairs", b"text\tscore\na\n", "expected 2 columns, found fewer in line 2"),

@@ -21,8 +21,8 @@ from numpy.typing import NDArray
 from oracle import head_with_spectrum, model_like_spectrum
 
 from embedfilter import CheckpointError, EmbedFilter, FilterFileError, open_unembedding
-from embedfilter.atomic import atomic_output
-from embedfilter.filter_file import is_filter_file
+from embedfilter.files.atomic import atomic_output
+from embedfilter.files.filter_file import is_filter_file
 
 D, K = 48, 24
 
@@ -356,7 +356,7 @@ def test_permissions(f: EmbedFilter, tmp_path: Path) -> None:
     code = (
         "import os, sys\n"
         "from pathlib import Path\n"
-        "from embedfilter.atomic import atomic_output\n"
+        "from embedfilter.files.atomic import atomic_output\n"
         "os.umask(0o027)\n"
         "with atomic_output(Path(sys.argv[1])) as file:\n"
         "    file.write(b'new')\n"

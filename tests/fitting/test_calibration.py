@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from oracle import calibrated, head_with_spectrum, model_like_spectrum, unit_rows
 
 from embedfilter import EmbedFilter
-from embedfilter.calibration import SampleStatistics
+from embedfilter.fitting.calibration import SampleStatistics
 
 D, K = 48, 24
 

@@ -23,7 +23,6 @@ import embedfilter
 from embedfilter import EmbedFilter
 from embedfilter.checkpoints import Unembedding
 from embedfilter.demo import TEMPLATES
-from embedfilter.spectrum import kept_directions
 
 RATIOS = (2, 4, 8)
 
@@ -132,14 +131,6 @@ def test_each_kind_keeps_the_references_rows(kind: str, rows, ratio: int) -> Non
     assert np.abs(np.abs(np.sum(exact * f.components, axis=1)) - 1).max() < 1e-5
 
 
-def test_random_keeps_different_rows_and_the_same_each_time() -> None:
-    W = made_head(25)
-    f = EmbedFilter.from_matrix(W, ratio=4, kind="random")
-    assert len(set(f.component_indices)) == 80
-    assert not np.array_equal(np.sort(f.component_indices), edge_rows(320, 80))
-    assert f == EmbedFilter.from_matrix(W, ratio=4, kind="random")
-
-
 def test_singular_values_are_those_of_the_svd() -> None:
     W = made_head(1000)
     f = EmbedFilter.from_matrix(W)
@@ -158,27 +149,6 @@ def test_nested_for_every_size(smollm2: Path) -> None:
         if j < d:  # all of them are another kind
             assert_same_directions(alone, everything.truncate(j))
         np.testing.assert_allclose(alone.components, everything.components[:j], rtol=0, atol=1.2e-7)
-
-
-@pytest.mark.parametrize("d", [2, 3, 4, 5, 7, 8, 33])
-@pytest.mark.parametrize("kind", ["edge", "late", "head", "tail", "mid", "random"])
-def test_every_kind_is_nested(rng: np.random.Generator, d: int, kind: str) -> None:
-    W = head_with_spectrum(rng, 50, np.geomspace(3, 1, d))
-    whole = EmbedFilter.from_matrix(W, kind=kind, ratio=1)
-    for j in range(1, d + 1):
-        alone = EmbedFilter.from_matrix(W, kind=kind, n_components=j)
-        assert_same_directions(whole.truncate(j), alone)
-
-
-@pytest.mark.parametrize("d", [1, 2, 7, 8, 9, 16, 33, 576])
-def test_late_ends_where_the_last_eighth_begins(d: int) -> None:
-    """Whatever the size, and only where there is no other direction left is it kept."""
-    end = d * 7 // 8
-    for k in range(1, d + 1):
-        kept = kept_directions("late", d, k)
-        expected = np.arange(end - k, end) if k <= end else np.arange(k)
-        assert np.array_equal(np.sort(kept), expected)
-        assert np.array_equal(kept, kept_directions("late", d, d)[:k])
 
 
 def test_the_same_weights_give_the_same_filter_to_the_bit(smollm2: Path) -> None:

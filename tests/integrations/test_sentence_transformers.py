@@ -202,3 +202,15 @@ def test_a_failure_leaves_nothing(
     with pytest.raises(OSError, match="No space left"):
         f.to_sentence_transformers(folder, tmp_path / "out")
     assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("modules", ["[{}]", "[1]", "nul", '[{"type": "x.Dense", "path": ".."}]'])
+def test_a_damaged_list_of_modules(
+    f: EmbedFilter, folder: Path, tmp_path: Path, modules: str
+) -> None:
+    damaged = tmp_path / "damaged"
+    shutil.copytree(folder, damaged)
+    (damaged / "modules.json").write_text(modules, encoding="utf-8")
+    with pytest.raises(CheckpointError, match=r"modules\.json"):
+        f.to_sentence_transformers(damaged, tmp_path / "out")
+    assert not (tmp_path / "out").exists()

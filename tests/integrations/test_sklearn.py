@@ -48,7 +48,7 @@ def X(demo_embeddings) -> np.ndarray:
 
 @pytest.fixture(scope="module")
 def topics(demo_texts) -> np.ndarray:
-    from embedfilter.demo_data import __file__ as folder
+    from embedfilter.demo import __file__ as folder
 
     table = pd.read_csv(Path(folder).with_name("pairs.tsv"), sep="\t")
     return np.tile(table["topic"].to_numpy(), 2)

@@ -16,7 +16,7 @@ from oracle import head_with_spectrum, largest_logits, model_like_spectrum
 from tokenizer_files import byte_level_tokenizer, write_gguf
 
 from embedfilter import CheckpointError, EmbedFilter, LogitLens, open_unembedding
-from embedfilter import lens as lens_module
+from embedfilter.lens import logit_lens as lens_module
 
 V, D = 600, 48
 

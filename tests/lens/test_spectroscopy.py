@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from oracle import head_with_spectrum, model_like_spectrum
 
 from embedfilter import EmbedFilter, LogitLens, diagnose
-from embedfilter.spectroscopy import band_edges
+from embedfilter.lens.spectroscopy import band_edges
 
 V, D = 700, 40
 

@@ -14,7 +14,7 @@ from installed import installed_file
 from tokenizer_files import byte_level_tokenizer, write_gguf
 
 from embedfilter import CheckpointError
-from embedfilter.vocabulary import Vocabulary, find_vocabulary, open_vocabulary, visible
+from embedfilter.lens.vocabulary import Vocabulary, find_vocabulary, open_vocabulary, visible
 
 BYTES = {"Ġ": b" ", "Ċ": b"\n", "ĉ": b"\t", "č": b"\r", "Ā": b"\0", "Ã": b"\xc3",
          "©": b"\xa9", "¡": b"\xa1",

@@ -39,7 +39,7 @@ RULES = [
         "",
         "dropped flush or store",
     ),
-    (r"(?<=^ {8})s\d = .*;$", "", "dropped products of a row"),
+    (r"(?<=^ {8})(s|sums\.r)\d = .*;$", "", "dropped products of a row"),
     (r"\(!first\)", "(first)", "the sum so far forgotten, or kept where it is the first"),
     (r"(?<=\()first \? sum", "!first ? sum", "the sum so far forgotten"),
     (r"_mm256_max_ps|vmaxq_f32", lambda m: m.group().replace("max", "min"), "wrong bound"),

@@ -14,7 +14,7 @@ import safetensors.numpy
 from click.testing import CliRunner
 from oracle import head_with_spectrum, model_like_spectrum
 
-from embedfilter.cli import main
+from embedfilter.commands.main import main
 
 D = 64
 SCRIPTS = Path(sysconfig.get_path("scripts"))

@@ -13,7 +13,7 @@ import safetensors.torch
 import torch
 
 from embedfilter.checkpoints import open_unembedding
-from embedfilter.checkpoints.array import open_array
+from embedfilter.checkpoints.formats.array import open_array
 
 V, D = 101, 7
 DTYPES = {"F64": "f8", "F32": "f4", "F16": "f2", "BF16": ml_dtypes.bfloat16}

@@ -19,11 +19,11 @@ from installed import installed_file
 
 from embedfilter.checkpoints import open_unembedding
 from embedfilter.checkpoints.encodings import decode
-from embedfilter.checkpoints.files import InputFile
-from embedfilter.checkpoints.gguf import GgufFile
-from embedfilter.checkpoints.numpy_file import NpzFile
-from embedfilter.checkpoints.safetensors import SafetensorsFile
-from embedfilter.checkpoints.torch_file import TorchFile
+from embedfilter.checkpoints.formats.gguf import GgufFile
+from embedfilter.checkpoints.formats.numpy_file import NpzFile
+from embedfilter.checkpoints.formats.safetensors import SafetensorsFile
+from embedfilter.checkpoints.formats.torch_file import TorchFile
+from embedfilter.files.input_file import InputFile
 
 NUMPY_TYPES = ["f8", "f4", "f2", "i8", "i4", "i2", "i1", "u8", "u4", "u2", "u1", "?"]
 FLOAT_TYPES = ["f8", "f4", "f2", ml_dtypes.bfloat16]

@@ -17,7 +17,7 @@ from gguf import GGML_QUANT_SIZES, GGMLQuantizationType, GGUFWriter
 
 from embedfilter.checkpoints import open_unembedding
 from embedfilter.checkpoints.encodings import BLOCKS, FLOATS
-from embedfilter.checkpoints.gguf import TYPES
+from embedfilter.checkpoints.formats.gguf import TYPES
 from embedfilter.errors import CheckpointError
 
 V, D = 601, 512

@@ -12,8 +12,8 @@ from checkpoint_files import HEAD_DATA, gguf_file, gguf_pair, gguf_tensor
 
 from embedfilter import EmbedFilter
 from embedfilter.checkpoints import open_unembedding
-from embedfilter.checkpoints.files import InputFile
 from embedfilter.errors import CheckpointError
+from embedfilter.files.input_file import InputFile
 
 V, D = 96, 32
 COUNT = 4
@@ -59,6 +59,15 @@ def test_any_part_stands_for_all(split, source, request):
     assert EmbedFilter.from_checkpoint(split / source) == EmbedFilter.from_matrix(
         matrix(1 if tied else 0)
     )
+
+
+def test_parts_named_in_capitals(split):
+    for path in list(split.iterdir()):
+        path.rename(path.with_name(path.name.upper()))
+    expected = np.concatenate([matrix(0), matrix(1)])
+    for source in (split, split / PART.format(2).upper()):
+        with open_unembedding(source) as W:
+            np.testing.assert_array_equal(W.rows(0, V), expected[V:] if W.tied else expected[:V])
 
 
 def test_named_tensor_of_another_part(split):

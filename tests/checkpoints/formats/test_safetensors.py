@@ -19,9 +19,9 @@ import torch
 from checkpoint_files import safetensors_bytes, safetensors_file
 
 from embedfilter.checkpoints import open_unembedding
-from embedfilter.checkpoints.files import InputFile
-from embedfilter.checkpoints.safetensors import SafetensorsFile
+from embedfilter.checkpoints.formats.safetensors import SafetensorsFile
 from embedfilter.errors import CheckpointError
+from embedfilter.files.input_file import InputFile
 
 V, D = 203, 12
 BLOCK_SIZES = [1, 7, 64, V - 1, V, V + 1, 10_000, None]
@@ -329,6 +329,8 @@ def test_tied_sharded_folder(sharded):
     index = json.loads((sharded / "model.safetensors.index.json").read_text())
     del index["weight_map"]["lm_head.weight"]
     write_index(sharded, index["weight_map"])
+    norm = {"model.norm.weight": torch.ones(D)}
+    safetensors.torch.save_file(norm, sharded / SHARD.format(3), {"format": "pt"})
     with open_unembedding(sharded) as W:
         assert (W.name, W.tied) == ("model.embed_tokens.weight", True)
 

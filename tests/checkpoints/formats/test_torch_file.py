@@ -16,8 +16,9 @@ import pytest
 import torch
 from click.testing import CliRunner
 
-from embedfilter import EmbedFilter, cli
+from embedfilter import EmbedFilter
 from embedfilter.checkpoints import open_unembedding
+from embedfilter.commands.main import main
 from embedfilter.errors import CheckpointError
 
 V, D = 203, 12
@@ -311,7 +312,7 @@ def test_without_torch_the_message_says_what_to_install(file, monkeypatch, tmp_p
     with pytest.raises(ImportError, match=r"not installed: pip install 'torch>=2\.10'$") as raised:
         open_unembedding(file)
     assert str(file) in str(raised.value)
-    result = CliRunner().invoke(cli.main, ["fit", str(file), "-o", str(tmp_path / "f")])
+    result = CliRunner().invoke(main, ["fit", str(file), "-o", str(tmp_path / "f")])
     assert result.exit_code == 2
     assert "pip install 'torch>=2.10'" in result.output
 

@@ -132,6 +132,7 @@ def test_families(tmp_path, names, tied, order):
         assert "\n" not in W.reason
         if tied:
             assert f"no output head among {len(shapes)} tensors" in W.reason
+            assert f"pass tensor={names[0]!r}" in W.doubts[0]  # nothing says that it is tied
         else:
             assert f"{names[0]!r} is the output head" in W.reason
 
@@ -356,9 +357,9 @@ def test_config_that_contradicts_the_tensor(tmp_path, config, message):
         open_unembedding(tmp_path)
     for part in (str(path), "'lm_head.weight' of shape (8, 3)", "config.json"):
         assert part in str(raised.value)
-    # The user's own choice of a tensor overrides it, and a file alone has no config.
-    for source, tensor in ((tmp_path, "lm_head.weight"), (path, None)):
-        with open_unembedding(source, tensor=tensor) as W:
+    # The user's own choice of a tensor overrides it.
+    for source in (tmp_path, path):
+        with open_unembedding(source, tensor="lm_head.weight") as W:
             assert W.shape == HEAD
 
 
@@ -376,7 +377,7 @@ def test_transposed_head(tmp_path):
         (
             ["model.embed_tokens.weight"],
             False,
-            "; config.json says tie_word_embeddings=false, yet no separate head is stored",
+            "the input embedding 'model.embed_tokens.weight' was taken",
         ),
         (["lm_head.weight", "model.embed_tokens.weight"], False, ""),
         (
@@ -393,6 +394,7 @@ def test_the_flag_does_not_choose(tmp_path, section, names, flag, remark):
         assert W.name == names[0]
         assert W.tied == (len(names) == 1)
         assert W.reason.endswith(remark or ("(tied)" if W.tied else "head"))
+        assert bool(W.doubts) == (W.tied and not flag)
 
 
 @pytest.mark.parametrize(

@@ -194,7 +194,7 @@ def test_scales_that_are_not_alone(tmp_path, beside):
     assert "is quantised" in refusal(tmp_path)
 
 
-@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.int8, torch.uint8])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.uint8])
 def test_scales_beside_another_type(tmp_path, dtype):
     write(tmp_path, scales((V, 1)), **{"lm_head.weight": torch.ones(V, D).to(dtype)})
     text = refusal(tmp_path)

@@ -405,8 +405,8 @@ def test_a_file_that_is_not_in_the_repository(hub, head):
 
 def test_without_huggingface_hub(monkeypatch):
     monkeypatch.setitem(sys.modules, "huggingface_hub", None)
-    for name in ("hub", "hub_file", "hub_errors"):
-        monkeypatch.delitem(sys.modules, f"embedfilter.checkpoints.{name}", raising=False)
+    for name in ("repository", "hub_file", "hub_errors"):
+        monkeypatch.delitem(sys.modules, f"embedfilter.checkpoints.hub.{name}", raising=False)
     with pytest.raises(
         ImportError, match=r"'owner/model': no such.*pip install \"embedfilter\[hub"
     ):

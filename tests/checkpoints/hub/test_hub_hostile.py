@@ -27,7 +27,7 @@ from hub_server import (
 from huggingface_hub import constants
 
 from embedfilter import CheckpointError, EmbedFilter, open_unembedding
-from embedfilter.checkpoints import hub_file
+from embedfilter.checkpoints.hub import hub_file
 
 ID = "owner/model"
 FILE = f"{ID}/model.safetensors"

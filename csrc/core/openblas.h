@@ -1,0 +1,32 @@
+/* What the core takes from OpenBLAS, and the lock around it. */
+#ifndef EMBEDFILTER_OPENBLAS_H
+#define EMBEDFILTER_OPENBLAS_H
+
+#include <stddef.h>
+
+/* OpenBLAS may have been built with a prefix before each symbol, so that several copies
+ * live in one process; the build defines BLAS_SYMBOL_PREFIX where it has. */
+#ifndef BLAS_SYMBOL_PREFIX
+#define BLAS_SYMBOL_PREFIX
+#endif
+#define JOIN_(a, b) a##b
+#define JOIN(a, b) JOIN_(a, b)
+#define BLAS(name) JOIN(BLAS_SYMBOL_PREFIX, name)
+
+/* Fortran's functions; the last arguments are the lengths of the strings. */
+void BLAS(dsytrd_)(const char *uplo, const int *n, double *a, const int *lda, double *d, double *e,
+                   double *tau, double *work, const int *lwork, int *info, size_t uplo_length);
+void BLAS(dstedc_)(const char *compz, const int *n, double *d, double *e, double *z, const int *ldz,
+                   double *work, const int *lwork, int *iwork, const int *liwork, int *info,
+                   size_t compz_length);
+void BLAS(dormtr_)(const char *side, const char *uplo, const char *trans, const int *m,
+                   const int *n, const double *a, const int *lda, const double *tau, double *c,
+                   const int *ldc, double *work, const int *lwork, int *info, size_t side_length,
+                   size_t uplo_length, size_t trans_length);
+
+/* Every call stands between these two. Only one thread is inside: OpenBLAS is not safe to
+ * enter twice everywhere. It uses n_threads of its own until it is left. */
+void ef_enter_openblas(size_t n_threads);
+void ef_leave_openblas(void);
+
+#endif

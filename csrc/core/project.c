@@ -1,0 +1,272 @@
+/* The projection of embeddings on a filter's components. Rows are widened and interleaved
+ * four by four, multiplied run by run and panel by panel, and given their final form
+ * (quantize.c) while they are in the cache.
+ *
+ * Threads share the rows where there are many, else the panels; every number is the same
+ * chain of operations either way. */
+#include "core/embedfilter.h"
+#include "core/arithmetic.h"
+#include "core/memory.h"
+#include "core/quantize.h"
+#include "core/rows.h"
+
+#include <stdatomic.h>
+#include <stdlib.h>
+#include <string.h>
+
+enum {
+    BLOCK_ROWS = 96, /* rows that share one pass over the filter, a multiple of any tile's rows */
+    /* Up to so many rows, threads share the panels; of a filter of more bytes than caches hold,
+     * so that each panel is read from memory once, up to BLOCK_ROWS. */
+    FEW_ROWS = 24,
+    LARGE_BYTES = 1 << 23,
+};
+
+struct ef_filter {
+    const ef_kernels *kernels; /* those in use when it was made; its panels are for them */
+    size_t k, d;
+    size_t n_used;   /* panels that hold components */
+    size_t n_panels; /* the same, made even: a single row takes two panels at a time */
+    /* Runs of EF_RUN inputs, the last one shorter; in each run (n_panels, run, columns): column c
+     * of panel p is component p * columns + c. */
+    float *matrix;
+    float *bias; /* (k), or NULL */
+};
+
+/* Panel p of the run of n inputs that begins with input `first`. */
+static float *panel_at(const ef_filter *filter, size_t first, size_t n, size_t p) {
+    return filter->matrix + (first * filter->n_panels + n * p) * filter->kernels->product.columns;
+}
+
+/* Lays the components (k, d) out as panels, zeros beyond the last one. */
+static void pack(const ef_filter *filter, const float *components) {
+    const size_t d = filter->d, columns = filter->kernels->product.columns;
+    memset(filter->matrix, 0, filter->n_panels * d * columns * sizeof(float));
+    for (size_t first = 0; first < d; first += EF_RUN) {
+        const size_t n = ef_least(EF_RUN, d - first);
+        for (size_t c = 0; c < filter->k; c++) {
+            float *column = panel_at(filter, first, n, c / columns) + c % columns;
+            for (size_t i = 0; i < n; i++)
+                column[i * columns] = components[c * d + first + i];
+        }
+    }
+}
+
+void ef_filter_free(ef_filter *filter) {
+    if (filter == NULL)
+        return;
+    free(filter->matrix);
+    free(filter->bias);
+    free(filter);
+}
+
+ef_status ef_filter_new(const float *components, const float *bias, size_t k, size_t d,
+                        ef_filter **filter, ef_detail *detail) {
+    const ef_kernels *kernels = ef_active_kernels();
+    const size_t columns = kernels->product.columns, n_used = ef_ceil_div(k, columns);
+    const size_t n_panels = ef_round_up(n_used, 2);
+    /* A block of rows, too, is a fraction of this. */
+    if (d > SIZE_MAX / (4 * BLOCK_ROWS * sizeof(float) * columns) / (n_panels + 1))
+        return EF_TOO_LARGE;
+    ef_filter *new = ef_new_array(1, sizeof *new, detail);
+    if (new == NULL)
+        return EF_NO_MEMORY;
+    *new = (ef_filter){.kernels = kernels, .k = k, .d = d, .n_used = n_used, .n_panels = n_panels};
+    new->matrix = ef_new_array(n_panels * columns, d * sizeof(float), detail);
+    if (bias != NULL)
+        new->bias = ef_new_array(k, sizeof(float), detail);
+    if (new->matrix == NULL || (bias != NULL && new->bias == NULL)) {
+        ef_filter_free(new);
+        return EF_NO_MEMORY;
+    }
+    if (bias != NULL)
+        memcpy(new->bias, bias, k * sizeof(float));
+    pack(new, components);
+    *filter = new;
+    return EF_OK;
+}
+
+/* ---- rows in, rows out --------------------------------------------------- */
+
+typedef struct job {
+    const ef_filter *filter;
+    ef_matrix x; /* (n, d) */
+    ef_output form;
+    unsigned char *out; /* (n, row_bytes) */
+    size_t row_bytes;
+    size_t block_rows;     /* a multiple of a tile's rows */
+    float *scratch;        /* one block for each slot: see block_at */
+    atomic_size_t next;    /* the next row, to be done */
+    atomic_size_t bad_row; /* the first row that failed, n while there is none */
+} job;
+
+/* The memory in which a block of rows is worked on. */
+typedef struct block {
+    float *rows;  /* (tile rows, EF_RUN): rows widened, before they are interleaved */
+    float *tiles; /* (block_rows / tile rows, inputs, tile rows): interleaved */
+    float *y;     /* (block_rows, padded k) */
+} block;
+
+static size_t padded_k(const ef_filter *filter) {
+    return filter->n_panels * filter->kernels->product.columns;
+}
+
+/* Elements of a block. */
+static size_t block_size(const job *j) {
+    const ef_filter *f = j->filter;
+    return (f->kernels->product.rows + j->block_rows) * EF_RUN + j->block_rows * padded_k(f);
+}
+
+static block block_at(const job *j, size_t slot) {
+    const size_t tile = j->filter->kernels->product.rows;
+    float *memory = j->scratch + slot * block_size(j);
+    return (block){memory, memory + tile * EF_RUN, memory + (tile + j->block_rows) * EF_RUN};
+}
+
+/* Interleaves the n rows of x, one run of inputs; the last tile repeats the last row. */
+static void gather(const ef_kernels *kernels, ef_matrix x, block b) {
+    const size_t tile = kernels->product.rows;
+    for (size_t r = 0; r < x.n_rows; r += tile) {
+        const float *rows[EF_WIDE_ROWS];
+        for (size_t i = 0; i < tile; i++)
+            rows[i] = ef_row_f32(kernels, x, ef_least(r + i, x.n_rows - 1), b.rows + i * EF_RUN);
+        kernels->interleave_f32(kernels->product, rows, x.n_cols, b.tiles + r * x.n_cols);
+    }
+}
+
+/* y = x times panels `begin` to `end` of the filter, for the n rows from row `first` on. While a
+ * panel is used, tile after tile, the next one is fetched; and while the first panels are, a row
+ * with each tile, what the next run needs of x. */
+static void multiply(const job *j, size_t first, size_t n, block b, size_t begin, size_t end) {
+    const ef_filter *f = j->filter;
+    const ef_kernels *kernels = f->kernels;
+    const ef_tile tile = kernels->product;
+    const size_t padded = padded_k(f), n_tiles = ef_ceil_div(n, tile.rows);
+    ef_matrix x = j->x;
+    x.data = ef_row(j->x, first);
+    x.n_rows = n;
+    for (size_t input = 0; input < f->d; input += EF_RUN) {
+        const size_t run = ef_least(EF_RUN, f->d - input);
+        gather(kernels, ef_columns(x, input, run), b);
+        const size_t next_run = ef_least(EF_RUN, f->d - input - run);
+        const ef_matrix next = ef_columns(x, input + run, next_run);
+        const size_t next_bytes = next_run * ef_item_bytes(x.dtype);
+        for (size_t p = begin; p < end; p++) {
+            const float *panel = panel_at(f, input, run, p);
+            for (size_t t = 0; t < n_tiles; t++) {
+                const size_t r = t * tile.rows, fetched = r + p - begin;
+                if (p - begin < tile.rows && fetched < n)
+                    ef_prefetch(ef_row(next, fetched), next_bytes);
+                kernels->project_f32(tile, b.tiles + r * run, panel, run,
+                                     b.y + r * padded + p * tile.columns, padded, input == 0,
+                                     panel + (tile.columns + 4 * t) * run);
+            }
+        }
+    }
+}
+
+/* The same for a single row; `begin` and `end` are even. */
+static void multiply_row(const job *j, block b, size_t begin, size_t end) {
+    const ef_filter *f = j->filter;
+    const ef_tile tile = f->kernels->product;
+    for (size_t input = 0; input < f->d; input += EF_RUN) {
+        const size_t run = ef_least(EF_RUN, f->d - input);
+        const float *x = ef_row_f32(f->kernels, ef_columns(j->x, input, run), 0, b.rows);
+        for (size_t p = begin; p < end; p += 2)
+            f->kernels->project_row_f32(tile, x, panel_at(f, input, run, p), run,
+                                        b.y + p * tile.columns, input == 0);
+    }
+}
+
+/* Gives an output row its final form; y (padded k) is its product. */
+static void finish_row(job *j, size_t row, float *y) {
+    unsigned char *out = j->out + row * j->row_bytes;
+    const float *bias = j->filter->bias;
+    for (size_t c = 0; bias != NULL && c < j->filter->k; c++)
+        y[c] += bias[c];
+    if (!ef_finish_row(j->filter->kernels, &j->form, y, j->filter->k, out))
+        ef_note_row(&j->bad_row, row);
+}
+
+/* ---- the ways to share the work ------------------------------------------ */
+
+/* Takes blocks of rows until there are no more. */
+static void rows_task(void *context, size_t slot) {
+    job *j = context;
+    const block b = block_at(j, slot);
+    for (;;) {
+        const size_t first = atomic_fetch_add(&j->next, j->block_rows);
+        if (first >= j->x.n_rows)
+            return;
+        const size_t n = ef_least(j->block_rows, j->x.n_rows - first);
+        multiply(j, first, n, b, 0, j->filter->n_used);
+        for (size_t r = 0; r < n; r++)
+            finish_row(j, first + r, b.y + r * padded_k(j->filter));
+    }
+}
+
+typedef struct few_rows {
+    job *all;
+    size_t share; /* panels of a task, even */
+    float *y;     /* (n, padded k) */
+} few_rows;
+
+/* Multiplies all rows by the task's share of the panels. Each task interleaves the rows for
+ * itself: to fetch them from another core's cache would take longer. */
+static void panels_task(void *context, size_t index) {
+    const few_rows *few = context;
+    const job *j = few->all;
+    const ef_filter *f = j->filter;
+    block b = block_at(j, index);
+    b.y = few->y;
+    const size_t begin = index * few->share, end = ef_least(begin + few->share, f->n_panels);
+    if (j->x.n_rows == 1)
+        multiply_row(j, b, begin, end);
+    else
+        multiply(j, 0, j->x.n_rows, b, begin, ef_least(end, f->n_used));
+}
+
+static void finish_task(void *context, size_t row) {
+    const few_rows *few = context;
+    finish_row(few->all, row, few->y + row * padded_k(few->all->filter));
+}
+
+static void project_few(job *j, size_t n_threads) {
+    const size_t n_panels = j->filter->n_panels;
+    few_rows few = {.all = j, .y = block_at(j, 0).y};
+    few.share = ef_ceil_div(n_panels / 2, n_threads) * 2;
+    ef_parallel_for(n_threads, ef_ceil_div(n_panels, few.share), panels_task, &few);
+    ef_parallel_for(n_threads, j->x.n_rows, finish_task, &few);
+}
+
+ef_status ef_project(const ef_filter *filter, ef_matrix x, ef_output form, void *out,
+                     size_t n_threads, ef_detail *detail) {
+    const size_t n = x.n_rows;
+    if (n == 0)
+        return EF_OK;
+    const double work = (double)n * (double)filter->d * (double)filter->k;
+    if (work / EF_THREAD_WORK < (double)n_threads)
+        n_threads = (size_t)(work / EF_THREAD_WORK) + 1;
+    const size_t padded_bytes = padded_k(filter) * filter->d * sizeof(float);
+    const bool few = n <= (padded_bytes > LARGE_BYTES ? BLOCK_ROWS : FEW_ROWS);
+    job j = {.filter = filter,
+             .x = x,
+             .form = form,
+             .out = out,
+             .row_bytes = ef_output_row_bytes(form.precision, filter->k)};
+    /* Blocks of equal size for the threads, no larger than the cache likes. */
+    const size_t share = few ? n : ef_ceil_div(n, n_threads);
+    const size_t n_blocks = ef_ceil_div(share, BLOCK_ROWS);
+    j.block_rows = ef_round_up(ef_ceil_div(share, n_blocks), filter->kernels->product.rows);
+    atomic_init(&j.next, 0);
+    atomic_init(&j.bad_row, n);
+    j.scratch = ef_new_array(n_threads, block_size(&j) * sizeof(float), detail);
+    if (j.scratch == NULL)
+        return EF_NO_MEMORY;
+    if (few)
+        project_few(&j, n_threads);
+    else
+        ef_parallel_for(n_threads, n_threads, rows_task, &j);
+    free(j.scratch);
+    return ef_row_status(x, atomic_load(&j.bad_row), detail);
+}

@@ -1,0 +1,98 @@
+"""``embedfilter fit``: a filter from a model's unembedding matrix."""
+
+from __future__ import annotations
+
+import json
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import click
+
+from embedfilter.commands.common import (
+    CHECKPOINT,
+    PATH,
+    base_option,
+    is_same_file,
+    json_option,
+    print_text,
+    revision_option,
+    tensor_option,
+    threads_option,
+)
+from embedfilter.commands.inspect import filter_facts
+from embedfilter.errors import EmbedFilterError
+from embedfilter.files.endings import ending
+from embedfilter.fitting.kinds import KINDS
+
+__all__ = ["fit"]
+
+
+@click.command()
+@click.argument("checkpoint", type=CHECKPOINT)
+@click.option("-o", "--output", type=PATH, required=True, help="The filter file to write.")
+@click.option("--ratio", type=float, help="Keep 1/RATIO of the dimensions.  [default: 2]")
+@click.option("--components", "n_components", type=int, help="Keep so many dimensions.")
+@click.option(
+    "--kind",
+    type=click.Choice(KINDS),
+    default="edge",
+    show_default=True,
+    help="What is cut from the spectrum: edge cuts both ends alike, late an eighth at the small"
+    " singular values and the rest at the large ones, head the large ones only,"
+    " tail the small ones, mid the middle. To compare with: random keeps a random choice,"
+    " identity all.",
+)
+@base_option
+@tensor_option
+@revision_option
+@threads_option
+@json_option
+def fit(checkpoint: str, output: Path, base: str | None, as_json: bool, **options: Any) -> None:
+    """Fit a filter to a model's unembedding matrix.
+
+    CHECKPOINT is a model's folder, a file (.safetensors, .gguf, .bin, .pt, .npy, .npz or the
+    index of a sharded checkpoint), or the id of a model on the Hugging Face Hub.
+
+    \b
+    Example:
+      embedfilter fit path/to/model -o filter.safetensors --ratio 2
+      embedfilter fit Qwen/Qwen3-0.6B -o filter.safetensors
+      embedfilter fit path/to/embedding-model --base path/to/model -o filter.safetensors
+    """  # noqa: D301 - click takes the backspace for "do not wrap"
+    from embedfilter.files.atomic import check_target  # noqa: PLC0415 - commands import their needs
+    from embedfilter.filter import EmbedFilter  # noqa: PLC0415
+
+    check_target(output)  # found out before the work, not after
+    for source in (checkpoint, base):
+        if source is not None:
+            _refuse_part_of_checkpoint(output, Path(source))
+    start = time.perf_counter()
+    f = EmbedFilter.from_checkpoint(checkpoint, base=base, progress=sys.stderr.isatty(), **options)
+    f.save(output)
+    seconds = time.perf_counter() - start
+    if as_json:
+        print_text(json.dumps({**filter_facts(output, f), "seconds": seconds}))
+        return
+    facts, owner = f.metadata, "" if base is None else f" of {base}"
+    print_text(
+        f"{output}: {f.n_features_in} -> {f.n_components} dimensions, {f.kind}, from"
+        f" {facts['tensor']}{owner} ({facts['rows']} x {f.n_features_in}, {facts['dtype']})"
+        f" in {seconds:.2f} s"
+    )
+
+
+def _refuse_part_of_checkpoint(output: Path, checkpoint: Path) -> None:
+    """Raise if writing to `output` would overwrite a file of the checkpoint."""
+    from embedfilter.files.filter_file import is_filter_file  # noqa: PLC0415
+
+    files = [checkpoint]
+    folder = checkpoint.parent if ending(checkpoint) == ".json" else checkpoint
+    # A folder may hold an earlier filter besides the model.
+    if folder.is_dir() and not is_filter_file(output):
+        files += folder.iterdir()
+    if any(is_same_file(output, file) for file in files):
+        raise EmbedFilterError(
+            f"{output}: expected an output apart from the checkpoint, found a file of {checkpoint}"
+        )

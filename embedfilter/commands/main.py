@@ -1,0 +1,91 @@
+"""The command line as a whole: its commands, and how it ends when one of them fails."""
+
+from __future__ import annotations
+
+import contextlib
+import signal
+import threading
+import warnings
+from collections.abc import Iterator
+from typing import Any, NoReturn
+
+import click
+
+from embedfilter.commands.apply import apply
+from embedfilter.commands.calibrate import calibrate
+from embedfilter.commands.demo import demo
+from embedfilter.commands.encode import encode
+from embedfilter.commands.evaluate import evaluate
+from embedfilter.commands.export import export
+from embedfilter.commands.fit import fit
+from embedfilter.commands.inspect import inspect
+from embedfilter.commands.lens import lens
+from embedfilter.commands.plot import plot
+from embedfilter.errors import EmbedFilterError
+from embedfilter.version import __version__
+
+__all__ = ["main"]
+
+
+class _Group(click.Group):
+    """Turns what a command raises for bad input into one line and exit status 2."""
+
+    def invoke(self, ctx: click.Context) -> Any:
+        try:
+            with warnings.catch_warnings(), _termination_unwinds():
+                warnings.showwarning = _show_warning
+                return super().invoke(ctx)
+        except BrokenPipeError:  # the reader of our output has gone: click ends quietly
+            raise
+        except OSError as error:
+            place = f"{error.filename}: " if error.filename else ""
+            _fail(ctx, f"{place}{error.strerror or error}")
+        except (
+            EmbedFilterError,
+            ValueError,
+            TypeError,
+            ArithmeticError,
+            MemoryError,
+            ImportError,  # of an extra that is not installed
+            Warning,  # under python -W error
+        ) as error:
+            _fail(ctx, str(error) or type(error).__name__)
+
+
+@contextlib.contextmanager
+def _termination_unwinds() -> Iterator[None]:
+    """Make SIGTERM end the process as an exception does, so that no partial file stays."""
+    # Python lets only the main thread say what signals do; one that is ignored stays so.
+    if threading.current_thread() is not threading.main_thread() or (
+        signal.getsignal(signal.SIGTERM) is not signal.SIG_DFL
+    ):
+        yield
+        return
+    signal.signal(signal.SIGTERM, _terminate)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, signal.SIG_DFL)
+
+
+def _terminate(number: int, frame: object) -> NoReturn:
+    raise SystemExit(128 + number)
+
+
+def _fail(ctx: click.Context, message: str) -> None:
+    click.echo(f"embedfilter: error: {' '.join(message.splitlines())}", err=True)
+    ctx.exit(2)
+
+
+def _show_warning(message: Warning | str, *_: Any, **__: Any) -> None:
+    click.echo(f"embedfilter: warning: {message}", err=True)
+
+
+@click.group(cls=_Group, context_settings={"help_option_names": ["-h", "--help"]})
+@click.version_option(__version__, prog_name="embedfilter")
+def main() -> None:
+    """Better, smaller text embeddings from a language model's own unembedding matrix."""
+
+
+for command in (fit, calibrate, apply, encode, evaluate, inspect, lens, plot, export, demo):
+    main.add_command(command)

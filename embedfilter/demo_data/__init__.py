@@ -1,1 +1,0 @@
-"""The texts of the demo and their embeddings by a small language model."""

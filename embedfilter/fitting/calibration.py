@@ -1,0 +1,293 @@
+"""Fitting a filter to a sample of embeddings: centred, rotated, scaled; no labels.
+
+Where the settings come from, and what they are worth, is in docs/calibration.md.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from numbers import Real
+from typing import Any, Protocol
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+from embedfilter import _core
+from embedfilter.arrays.embeddings import as_embeddings, bad_rows_message
+from embedfilter.files.messages import origin_of_width
+from embedfilter.fitting.kinds import check_n_components
+from embedfilter.fitting.spectrum import with_signs
+from embedfilter.threads import resolve_n_threads
+
+__all__ = ["SampleStatistics", "calibrate"]
+
+# The variances are pulled towards their mean by so many times it before they are divided by:
+# with whitening alone, the many small ones would drown the few that tell topics apart.
+_FLOOR = 3.0
+# Variance, as a share of the mean square, under which it is rounding.
+_NO_VARIANCE = 1e-12
+# Rows that are kept for the ranges of int8 and uint8, and the least that these reach either
+# side of 0, in standard deviations: the extremes of very few rows say little.
+_SAMPLE_ROWS = 1024
+_LEAST_DEVIATIONS = 2.0
+_BLOCK_BYTES = 4 << 20
+# An odd number whose multiples spread over all of 64 bits (2^64 over the golden ratio).
+_SPREAD = np.uint64(0x9E3779B97F4A7C15)
+
+
+class Filter(Protocol):
+    """What calibration needs of an `EmbedFilter`, which is made of what this room returns."""
+
+    components: NDArray[np.float32]
+    component_indices: NDArray[np.int64]
+    singular_values: NDArray[np.float64]
+    kind: str
+    metadata: Mapping[str, str]
+    mean: NDArray[np.float32] | None
+
+    @property
+    def n_components(self) -> int:
+        """Width of what `transform` returns."""
+
+    @property
+    def n_features_in(self) -> int:
+        """Width of the embeddings that `transform` takes."""
+
+    def transform(
+        self, X: ArrayLike, *, normalize: bool = True, n_threads: int | None = None
+    ) -> NDArray[Any]:
+        """Filter embeddings."""
+
+
+class SampleStatistics:
+    """What `EmbedFilter.calibrate` needs to know of a sample: sums, and a few of its rows.
+
+    Made by `EmbedFilter.statistics`. The rows may come in any number of parts; statistics of
+    parts, from several processes too, add up with ``+`` (and ``sum``). Memory does not grow
+    with the number of rows.
+
+    Attributes
+    ----------
+    filter : EmbedFilter
+        The filter that the sample passes, and that may be calibrated with it.
+    n_rows : int
+        Rows so far.
+    """
+
+    def __init__(self, f: Filter) -> None:
+        if f.mean is not None:
+            raise ValueError(
+                "filter: expected one that is not calibrated, found one that is: calibrate the"
+                " filter that it came from"
+            )
+        self.filter = f
+        self.n_rows = 0
+        p = f.n_components
+        # Of the filtered rows y with a 1 at their end, the upper triangle of sum(y y^T): its
+        # last column is sum(y). Of rows not yet in it, the core has the sum.
+        self._moments = np.zeros((p + 1, p + 1))
+        self._gram: _core.Gram | None = None
+        # The rows whose marks are the least of all: the same ones whatever the order.
+        self._sample: NDArray[np.float32] = np.empty((0, p), np.float32)
+        self._marks: NDArray[np.uint64] = np.empty(0, np.uint64)
+
+    def add(self, X: ArrayLike, *, n_threads: int | None = None) -> SampleStatistics:
+        """Add embeddings to the sample, and return the statistics themselves.
+
+        The parts in which rows come do not change the result.
+
+        Parameters
+        ----------
+        X : (n, d), (d,) or (0,) array-like of float16, bfloat16, float32 or float64
+            As `EmbedFilter.transform` takes them.
+        n_threads : int, optional
+            By default, as many as the process may use.
+
+        Raises
+        ------
+        TypeError, ValueError
+            As `EmbedFilter.transform`. Some rows of `X` may have been added then.
+        """
+        self._add(X, n_threads, name="X")
+        return self
+
+    def _add(self, X: Any, n_threads: int | None, name: str) -> None:
+        f, p = self.filter, self.filter.n_components
+        threads = resolve_n_threads(n_threads)
+        _, array = as_embeddings(X, f.n_features_in, origin=origin_of_width(f.metadata), name=name)
+        block_rows = max(1, _BLOCK_BYTES // (4 * (p + 1)))
+        if self._gram is None:
+            self._gram = _core.Gram(p + 1)
+        for start in range(0, len(array), block_rows):
+            block = array[start : start + block_rows]
+            try:
+                rows = f.transform(block, normalize=False, n_threads=threads)
+            except ValueError as error:
+                if not np.isfinite(block).all():
+                    raise ValueError(bad_rows_message(array, name)) from None
+                detail = str(error).removeprefix("X: ")
+                raise ValueError(
+                    f"{name}: rows {start} to {start + len(block) - 1}: {detail}"
+                ) from None
+            extended = np.ones((len(rows), p + 1), np.float32)
+            extended[:, :p] = rows
+            self._gram.add(extended, threads)
+            self.n_rows += len(rows)
+            self._keep(rows, _marks(rows))
+
+    def _keep(self, rows: NDArray[np.float32], marks: NDArray[np.uint64]) -> None:
+        if len(self._marks) == _SAMPLE_ROWS:
+            least = marks < self._marks[-1]
+            rows, marks = rows[least], marks[least]
+        merged, first = np.unique(np.concatenate([self._marks, marks]), return_index=True)
+        self._marks = merged[:_SAMPLE_ROWS]
+        self._sample = np.concatenate([self._sample, rows])[first[:_SAMPLE_ROWS]]
+
+    def __add__(self, other: object) -> SampleStatistics:
+        if not isinstance(other, SampleStatistics):
+            return NotImplemented
+        if not np.array_equal(self.filter.components, other.filter.components):
+            raise ValueError(
+                "statistics: expected those of samples that passed the same filter, found"
+                f" {self.filter!r} and {other.filter!r} of other components"
+            )
+        total = SampleStatistics(self.filter)
+        total.n_rows = self.n_rows + other.n_rows
+        total._moments = self.moments() + other.moments()
+        total._keep(self._sample, self._marks)
+        total._keep(other._sample, other._marks)
+        return total
+
+    def __radd__(self, other: object) -> SampleStatistics:
+        return self if other == 0 else NotImplemented  # where sum() begins
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {**self.__dict__, "_moments": self.moments(), "_gram": None}
+
+    def moments(self) -> NDArray[np.float64]:
+        """Return the sums so far.
+
+        Returns
+        -------
+        (p + 1, p + 1) float64
+            The upper triangle of the sum of y y^T over the filtered rows y (p), which are not
+            normalised, each with a 1 appended.
+        """
+        if self._gram is None:
+            return self._moments
+        sums = np.zeros_like(self._moments)
+        self._gram.finish(sums, 1)
+        return self._moments + sums
+
+    def sample(self) -> NDArray[np.float32]:
+        """Return some of the filtered rows, (up to 1024, p): the same ones in any order."""
+        return self._sample
+
+    def __repr__(self) -> str:
+        return f"SampleStatistics({self.n_rows} rows, {self.filter!r})"
+
+
+def _marks(rows: NDArray[np.float32]) -> NDArray[np.uint64]:
+    """Return a number for each row (n, p) that is as good as random, but the row's own."""
+    weights = 2 * np.arange(rows.shape[1], dtype=np.uint64) + np.uint64(1)
+    sums: NDArray[np.uint64] = rows.view(np.uint32).astype(np.uint64) @ weights
+    return np.asarray(sums * _SPREAD, np.uint64)
+
+
+def calibrate(
+    f: Filter,
+    X_sample: Any,
+    n_components: int | None,
+    whitening: float,
+    n_threads: int | None,
+) -> dict[str, Any]:
+    """Return the arguments of `EmbedFilter`, fitted to a sample; see `EmbedFilter.calibrate`."""
+    statistics = X_sample
+    threads = resolve_n_threads(n_threads)
+    k = f.n_components if n_components is None else check_n_components(n_components, f.n_components)
+    if isinstance(whitening, bool) or not isinstance(whitening, Real):
+        raise TypeError(f"whitening: expected a number from 0 to 1, found {whitening!r}")
+    if not 0 <= whitening <= 1:  # NaN is not
+        raise ValueError(f"whitening: expected from 0 to 1, found {whitening!r}")
+    if not isinstance(statistics, SampleStatistics):
+        statistics = SampleStatistics(f)
+        statistics._add(X_sample, n_threads, name="X_sample")
+    elif not np.array_equal(statistics.filter.components, f.components):
+        raise ValueError(
+            "X_sample: expected the statistics of a sample that passed this filter, found those"
+            f" of {statistics.filter!r} with other components"
+        )
+    n = statistics.n_rows
+    if n < 2:
+        raise ValueError(f"X_sample: expected at least 2 rows, found {n}")
+    mean, covariance = _mean_and_covariance(statistics)
+    shrinkage = _shrinkage(covariance, n)
+    typical = float(np.trace(covariance)) / len(mean)
+    values, axes = _core.eigh(covariance, np.arange(len(mean))[::-1].copy(), threads)
+    variances = (1 - shrinkage) * np.maximum(values[::-1], 0.0) + shrinkage * typical
+    scales = (variances + _FLOOR * typical) ** (-whitening / 2)
+    scales /= np.exp(np.log(scales).mean())  # normalising takes it out; the numbers stay ordinary
+    P = f.components.astype(np.float64)
+    rotation = with_signs(axes[:k] @ P)
+    components = (rotation * scales[:k, np.newaxis]).astype(np.float32)
+    centre = (mean @ P).astype(np.float32)
+    # In the coordinates of the sample: components = mixing @ P.
+    mixing = components @ P.T
+    ranges = _ranges((statistics.sample() - mean) @ mixing.T, np.sqrt(variances[:k]) * scales[:k])
+    return {
+        "components": components,
+        "component_indices": f.component_indices[:k],
+        "singular_values": f.singular_values,
+        "kind": f.kind,
+        "metadata": {
+            **f.metadata,
+            "calibration_rows": str(n),
+            "calibration_components": str(f.n_components),
+            "calibration_whitening": repr(float(whitening)),
+            "calibration_shrinkage": f"{shrinkage:.6g}",
+        },
+        "mean": centre,
+        "ranges": ranges,
+    }
+
+
+def _mean_and_covariance(
+    statistics: SampleStatistics,
+) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """Return the mean (p,) and the covariance (p, p) of the filtered rows."""
+    moments = statistics.moments() / statistics.n_rows
+    mean = moments[:-1, -1]
+    second = np.triu(moments[:-1, :-1])
+    second += np.triu(second, 1).T
+    covariance = second - np.outer(mean, mean)
+    if np.trace(covariance) <= _NO_VARIANCE * np.trace(second):
+        raise ValueError(
+            f"X_sample: expected rows that differ once filtered, found {statistics.n_rows} alike"
+        )
+    return mean, covariance
+
+
+def _shrinkage(covariance: NDArray[np.float64], n: int) -> float:
+    """Return how far a covariance (p, p) of n rows is best pulled towards its mean variance.
+
+    The oracle approximating shrinkage (OAS) estimate, from 0 to 1: Chen, Wiesel, Eldar, Hero,
+    IEEE Trans. Signal Processing 58(10), 2010, equation 23.
+    """
+    p = len(covariance)
+    squares = float(np.sum(np.square(covariance)))
+    square_of_trace = float(np.trace(covariance)) ** 2
+    above = (1 - 2 / p) * squares + square_of_trace
+    below = (n + 1 - 2 / p) * (squares - square_of_trace / p)
+    return min(1.0, above / below) if below > 0 else 1.0  # not over 0: all variances alike
+
+
+def _ranges(rows: NDArray[np.float64], deviations: NDArray[np.float64]) -> NDArray[np.float32]:
+    """Return the least and greatest value (2, k) of each dimension of normalised rows (n, k).
+
+    At least some of the standard deviations (k,) that the rows are expected to have.
+    """
+    lengths = np.linalg.norm(rows, axis=1, keepdims=True)
+    rows = np.divide(rows, lengths, where=lengths > 0, out=np.zeros_like(rows))
+    least = _LEAST_DEVIATIONS * deviations / np.linalg.norm(deviations)
+    ends = [np.minimum(rows.min(axis=0), -least), np.maximum(rows.max(axis=0), least)]
+    return np.asarray(np.clip(ends, -1, 1), np.float32)

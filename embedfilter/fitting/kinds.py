@@ -1,0 +1,175 @@
+"""Which directions of a spectrum each kind of filter keeps, and whether they are determined."""
+
+from __future__ import annotations
+
+import math
+from numbers import Integral, Real
+
+import numpy as np
+from numpy.typing import NDArray
+
+from embedfilter.errors import warn_user
+
+__all__ = [
+    "KINDS",
+    "SpectrumError",
+    "check_cuts",
+    "check_n_components",
+    "kept_directions",
+    "resolve_n_components",
+    "rounding_of_squares",
+]
+
+KINDS = ("edge", "late", "head", "tail", "mid", "random", "identity")
+
+DEFAULT_RATIO = 2
+RANDOM_SEED = 0  # the "random" kind is a fixed choice: the same filter every time
+
+
+class SpectrumError(ValueError):
+    """A matrix without a usable spectrum; the message does not say which matrix."""
+
+
+def resolve_n_components(
+    d: int, *, ratio: float | None, n_components: int | None, kind: str
+) -> int:
+    """Return how many of `d` directions to keep.
+
+    Parameters
+    ----------
+    d : int
+        Hidden size.
+    ratio : number or None
+        Keep ``floor(d / ratio)``; at least 1.
+    n_components : int or None
+        Keep so many. Neither given: ratio 2, except that kind "identity" keeps all.
+    kind : str
+        One of `KINDS`.
+
+    Raises
+    ------
+    TypeError, ValueError
+        For another kind, both or an impossible number.
+    """
+    if kind not in KINDS:
+        raise ValueError(f"kind: expected one of {', '.join(KINDS)}, found {kind!r}")
+    if ratio is not None and n_components is not None:
+        raise ValueError(
+            f"ratio, n_components: expected one of the two, found ratio={ratio!r}"
+            f" and n_components={n_components!r}"
+        )
+    if n_components is not None:
+        k = check_n_components(n_components, d)
+    else:
+        if ratio is None:
+            ratio = 1 if kind == "identity" else DEFAULT_RATIO
+        if isinstance(ratio, bool) or not isinstance(ratio, Real):
+            raise TypeError(f"ratio: expected a number, found {ratio!r}")
+        if not 1 <= ratio <= d:  # NaN is neither
+            raise ValueError(f"ratio: expected from 1 to the hidden size {d}, found {ratio!r}")
+        k = math.floor(d / ratio)
+    if kind == "identity" and k != d:
+        raise ValueError(f"kind: 'identity' keeps all {d} components, but {k} were asked for")
+    return k
+
+
+def check_n_components(n_components: int, largest: int, name: str = "n_components") -> int:
+    """Return `n_components` as an int from 1 to `largest`, or raise, naming the argument."""
+    if isinstance(n_components, bool) or not isinstance(n_components, Integral):
+        raise TypeError(f"{name}: expected an integer, found {n_components!r}")
+    if not 1 <= n_components <= largest:
+        raise ValueError(f"{name}: expected from 1 to {largest}, found {n_components}")
+    return int(n_components)
+
+
+def kept_directions(kind: str, d: int, k: int) -> NDArray[np.int64]:
+    """Return the ranks, in descending order of singular value, of the directions kept.
+
+    Source: the reference code of arXiv 2606.07502 for the sets, except that of "late", which
+    is ours: always without the last eighth, the rest of the cut at the large singular values
+    (docs/calibration.md has what it is worth). The order is ours, and is nested: any prefix of
+    it is what the kind keeps with fewer components.
+
+    ==========  =====================================  ===================================
+    kind        directions kept                        order
+    ==========  =====================================  ===================================
+    edge        (d-k)//2 ... (d-k)//2 + k - 1          from the middle outwards
+    late        e-k ... e-1, with e = floor(7 d / 8)   e-1, e-2 ... 0, then e, e+1 ... d-1
+    identity    all                                    from the middle outwards, as edge
+    head        the last k                             from the last
+    tail        the first k                            from the first
+    mid         the first ceil(k/2), last floor(k/2)   from both ends inwards, in turn
+    random      k at random, the same every time       as drawn
+    ==========  =====================================  ===================================
+
+    Parameters
+    ----------
+    kind : str
+    d, k : int
+        1 <= k <= d.
+
+    Returns
+    -------
+    (k,) int64
+    """
+    if kind in ("edge", "identity"):
+        # The set for j components is start(j) ... start(j) + j - 1 with start(j) = (d - j) // 2.
+        # Its start moves down by one for every other j: there the new direction is the new
+        # start, otherwise it is the new end.
+        starts = (d - np.arange(k + 1)) // 2
+        sizes = np.arange(1, k + 1)
+        order = np.where(starts[1:] < starts[:-1], starts[1:], starts[1:] + sizes - 1)
+    elif kind == "late":
+        end = 7 * d // 8
+        order = np.concatenate([np.arange(end - 1, -1, -1), np.arange(end, d)])[:k]
+    elif kind == "head":
+        order = np.arange(d - 1, d - 1 - k, -1)
+    elif kind == "tail":
+        order = np.arange(k)
+    elif kind == "mid":
+        order = np.where(np.arange(k) % 2 == 0, np.arange(k) // 2, d - 1 - np.arange(k) // 2)
+    else:
+        order = np.random.default_rng(RANDOM_SEED).permutation(d)[:k]
+    return np.asarray(order, np.int64)
+
+
+def rounding_of_squares(singular_values: NDArray[np.float64]) -> float:
+    """Return how far the squares of singular values may be off: smaller ones may be zero."""
+    d = len(singular_values)
+    return float(8 * d * np.finfo(np.float64).eps * singular_values[0] ** 2)
+
+
+def check_cuts(singular_values: NDArray[np.float64], kept: NDArray[np.int64]) -> None:
+    """Check that the kept subspace is determined where it is cut from the rest.
+
+    Between two equal singular values any rotation of the two directions is as good, so the
+    subspace on either side of a cut between them is arbitrary.
+
+    Raises
+    ------
+    SpectrumError
+        If a cut falls among singular values that are zero (a matrix of low rank).
+
+    Warns
+    -----
+    UserWarning
+        If a cut falls between singular values that rounding cannot tell apart.
+    """
+    d = len(singular_values)
+    squares = singular_values**2
+    noise = rounding_of_squares(singular_values)
+    is_kept = np.zeros(d, bool)
+    is_kept[kept] = True
+    rank = int(np.count_nonzero(squares > noise))
+    for i in np.flatnonzero(is_kept[:-1] != is_kept[1:]):
+        if i >= rank:
+            raise SpectrumError(
+                f"expected a matrix of rank over {i + 1}, so that the kept directions are"
+                f" determined, found rank {rank} of {d}: keep fewer components"
+            )
+        if squares[i] - squares[i + 1] <= noise:
+            warn_user(
+                f"singular values {i} and {i + 1} of {d} are equal to rounding"
+                f" ({singular_values[i]:.9g}, {singular_values[i + 1]:.9g}), and one is kept, the"
+                " other is not: which subspace is kept is arbitrary there"
+            )

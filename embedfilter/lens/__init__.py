@@ -1,0 +1,1 @@
+"""Vectors seen through the unembedding matrix: tokens, spectra, diagnostics."""

@@ -1,0 +1,3 @@
+"""The version of the package, which filters carry with them."""
+
+__version__ = "0.1.0"
