@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import csv
+import faulthandler
 import gc
 import io
 import signal
@@ -123,6 +124,7 @@ def deadline() -> Iterator[None]:
     """End a test that hangs."""
 
     def expire(_number: int, _frame: object) -> None:
+        faulthandler.dump_traceback()  # of all threads
         raise AssertionError("hangs")
 
     before = signal.signal(signal.SIGALRM, expire)

@@ -248,7 +248,7 @@ def test_interrupted(filter_file: Path, tmp_path: Path) -> None:
     code = (
         "import signal, sys\n"
         "signal.signal(signal.SIGINT, signal.default_int_handler)\n"
-        "from embedfilter.cli import main\n"
+        "from embedfilter.commands.main import main\n"
         "main(sys.argv[1:])\n"
     )
     process = subprocess.Popen(
