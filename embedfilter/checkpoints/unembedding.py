@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import operator
+import threading
 from typing import TYPE_CHECKING, Any
 
 from embedfilter.arrays.limits import MAX_HIDDEN_SIZE
@@ -136,6 +137,7 @@ class Unembedding:
         self._facts = facts
         self._fingerprint: str | None = None
         self._closed = False
+        self._reading = threading.Lock()
         self.source = _encodable(source)
         self.name = _encodable(name)
         self.shape = shape
@@ -241,7 +243,8 @@ class Unembedding:
     def close(self) -> None:
         """Close the checkpoint; closing twice does nothing."""
         self._closed = True
-        self._stored.close()
+        with self._reading:
+            self._stored.close()
 
     def __enter__(self) -> Unembedding:
         return self
@@ -260,19 +263,28 @@ class Unembedding:
         digest = hashlib.sha256()
 
         def load(start: int) -> NDArray[Any]:
-            self._check_open()
-            raw = self._stored.read(start, min(start + n_rows, self.shape[0]))
-            digest.update(raw.reshape(-1).data)
-            return self._stored.decode(raw, start)
+            with self._reading:
+                self._check_open()
+                raw = self._stored.read(start, min(start + n_rows, self.shape[0]))
+                digest.update(raw.reshape(-1).data)
+                return self._stored.decode(raw, start)
 
         # While the caller works on a block, the next is read, hashed and decoded.
-        with ThreadPoolExecutor(max_workers=1, thread_name_prefix="embedfilter") as reader:
+        reader = ThreadPoolExecutor(max_workers=1, thread_name_prefix="embedfilter")
+        at_end = False
+        try:
             ahead = reader.submit(load, 0)
             for start in range(0, self.shape[0], n_rows):
                 rows = ahead.result()
                 if start + n_rows < self.shape[0]:
                     ahead = reader.submit(load, start + n_rows)
                 yield start, rows
+            at_end = True
+        finally:
+            # An iterator left before its end is not waited for here: the garbage collector may be
+            # the one that ends it, in any thread, which may hold locks that the reader needs.
+            # `close` waits for a block that is being read.
+            reader.shutdown(wait=at_end, cancel_futures=True)
         self._fingerprint = digest.hexdigest()
 
     def _default_block(self) -> int:
