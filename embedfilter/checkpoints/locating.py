@@ -110,7 +110,12 @@ def _on_hub(repository: str, name: str | None, given: str, revision: str | None)
             f"{given!r}: no such file or folder; to read models from the Hugging Face Hub: "
             'pip install "embedfilter[hub]"'
         ) from error
-    folder = open_repository(repository, revision)
+    try:
+        folder = open_repository(repository, revision)
+    except CheckpointError as error:
+        if revision is not None:  # so the Hub is meant
+            raise
+        raise CheckpointError(f"{error}; nor is there a file or folder {given} here") from error
     if name is None:
         return Place(given, folder, commit=folder.commit)
     *inner, base = name.split("/")

@@ -13,10 +13,15 @@ from embedfilter.checkpoints.formats.gguf_parts import open_gguf
 from embedfilter.checkpoints.formats.numpy_file import NpyFile, NpzFile
 from embedfilter.checkpoints.formats.open_model import is_model, open_model
 from embedfilter.checkpoints.formats.sharded import ShardedFolder
-from embedfilter.checkpoints.head.choose import Choice
-from embedfilter.checkpoints.head.names import GGUF_NAMES, MODEL_NAMES, NameTable
+from embedfilter.checkpoints.head.choose import Choice, choose_embedding
+from embedfilter.checkpoints.head.names import (
+    GGUF_NAMES,
+    MODEL_NAMES,
+    NameTable,
+    names_embedding,
+)
 from embedfilter.checkpoints.head.open_head import open_head
-from embedfilter.checkpoints.layouts.finding import find_checkpoint
+from embedfilter.checkpoints.layouts.finding import find_checkpoint, other_checkpoints
 from embedfilter.checkpoints.layouts.other_tools import refuse_other_tools, refuse_start
 from embedfilter.checkpoints.layouts.wholes import open_whole
 from embedfilter.checkpoints.locating import ENDINGS, locate
@@ -25,6 +30,7 @@ from embedfilter.errors import CheckpointError
 from embedfilter.files.endings import GGUF, NPY, NPZ, PICKLES, ending
 from embedfilter.files.folder import Folder
 from embedfilter.files.input_file import InputFile
+from embedfilter.files.messages import listed
 
 if TYPE_CHECKING:
     from embedfilter.checkpoints.checkpoint import Checkpoint
@@ -34,10 +40,11 @@ if TYPE_CHECKING:
 __all__ = ["open_unembedding", "read_facts"]
 
 _INDEX = (".json",)
+_ARCHIVE = b"PK\x03\x04"
 _STARTS = {
     b"GGUF": ".gguf",
     b"\x93NUMPY": ".npy",
-    b"PK\x03\x04": ".bin",
+    _ARCHIVE: ".bin",
     b"version https": ".safetensors",  # a Git LFS pointer, which its reader names
 }
 _FORMATS = (
@@ -173,6 +180,11 @@ def _open_checkpoint(
     W.reason += checkpoint.remark(W.name)
     if W.tied:
         W.doubts += checkpoint.doubts()
+    if W.tied and W.doubts and ending(file.path) not in GGUF:
+        others = other_checkpoints(folder, file.path.name)
+        if others:
+            doubt = f"{W.doubts[0]}; beside it lies {listed(others)}, which may have the head"
+            W.doubts = (doubt, *W.doubts[1:])
     return W
 
 
@@ -184,6 +196,8 @@ def _checkpoint_of(
     kind = ending(file.path)
     if kind not in ENDINGS:  # files of the Hub's cache have none
         kind = _ending_by_content(file)
+    if kind in PICKLES and file.read(0, min(file.size, len(_ARCHIVE))).tobytes() == _ARCHIVE:
+        kind = _STARTS[_ARCHIVE]  # of Lightning, which calls torch.save
     if kind in PICKLES:
         raise CheckpointError(
             f"{file.path}: pickles are not read, which can run code; expected {_FORMATS}"
@@ -195,7 +209,7 @@ def _checkpoint_of(
         arrays = NpyFile(file) if kind in NPY else NpzFile(file)
         known = None
         if len(arrays.names) == 1:
-            known = Choice(arrays.names[0], tied=False, reason="the only array in the file")
+            known = _only_array(arrays.names[0], facts)
         return arrays, MODEL_NAMES, facts, known
     if kind in _INDEX:
         facts = facts or read_config(folder) or read_params(folder)
@@ -205,6 +219,13 @@ def _checkpoint_of(
     refuse_start(file)
     whole, facts = open_whole(folder, file, kind, tensor, facts)
     return whole, MODEL_NAMES, facts or _facts_beside(folder, whole), None
+
+
+def _only_array(name: str, facts: ModelFacts | None) -> Choice:
+    """Choose the only array of a file, with a doubt where its name is that of an embedding."""
+    if names_embedding(name, MODEL_NAMES):
+        return choose_embedding(name, 1, MODEL_NAMES, facts)
+    return Choice(name, tied=False, reason="the only array in the file")
 
 
 def _facts_beside(folder: Folder, whole: Checkpoint) -> ModelFacts | None:

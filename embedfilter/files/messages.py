@@ -3,19 +3,28 @@
 from __future__ import annotations
 
 import reprlib
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import PurePath
 
-__all__ = ["origin_of_width", "shown", "source_name"]
+__all__ = ["listed", "origin_of_width", "shown", "source_name"]
 
 _SHORT = reprlib.Repr()
 _SHORT.maxstring = _SHORT.maxother = 200
 _SHORT.maxlist = _SHORT.maxtuple = 8
+_MOST_LISTED = 10
 
 
 def shown(value: object) -> str:
     """Return `value` as it is quoted in a message: escaped, and shortened where it is long."""
     return _SHORT.repr(value)
+
+
+def listed(names: Iterable[str]) -> str:
+    """Return names as they are listed in a message, ten at most, or "nothing"."""
+    names = list(names)
+    more = len(names) - _MOST_LISTED
+    first = ", ".join(map(shown, names[:_MOST_LISTED])) or "nothing"
+    return f"{first} and {more} more" if more > 0 else first
 
 
 def source_name(source: str) -> str:

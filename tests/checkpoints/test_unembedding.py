@@ -34,7 +34,10 @@ print("done")
 
 def test_an_iterator_ended_by_the_garbage_collector() -> None:
     done = subprocess.run(
-        [sys.executable, "-c", ERRORS_IN_CIRCLES], capture_output=True, text=True, check=False
+        [sys.executable, "-P", "-c", ERRORS_IN_CIRCLES],
+        capture_output=True,
+        text=True,
+        check=False,
     )
     assert done.stdout == "done\n", done.stderr
 

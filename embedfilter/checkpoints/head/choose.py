@@ -31,6 +31,7 @@ from embedfilter.checkpoints.head.packed import (
     says_head,
     says_other,
     says_some_head,
+    says_state,
 )
 from embedfilter.errors import CheckpointError, HeadError
 from embedfilter.files.messages import shown
@@ -120,8 +121,8 @@ def choose(
     if not heads and embeddings:
         heads = _find_short_heads(tensors, outline, table, embeddings)
     far_heads = [] if heads else outline.find_endings(table.heads, table.endings)
-    if not embeddings:  # an optimizer's states and the like have such names, too
-        far_heads = [name for name in far_heads if not says_other(plain_name(name))]
+    other = says_state if embeddings else says_other
+    far_heads = [name for name in far_heads if not other(plain_name(name))]
     if tensor is not None:
         tied = tensor in embeddings and not heads and not far_heads
         choice = _named(tensors, tensor, tied=tied)
@@ -153,7 +154,8 @@ def _find_embeddings(outline: Outline, table: NameTable) -> list[str]:
         if found:
             return found
     every = [name for group in table.embeddings for name in group]
-    return outline.find_endings(every, table.endings)
+    found = outline.find_endings(every, table.endings)
+    return [name for name in found if not says_state(plain_name(name))]
 
 
 def _find_short_heads(
@@ -285,13 +287,13 @@ def _doubt(embedding: str, tied: bool | None, why: str) -> str:
         return (
             f"no output head is stored, and {why}: the input embedding {shown(embedding)} was "
             f"taken, which may not be the unembedding matrix; pass tensor={embedding!r} if it is, "
-            "or the model that it was made of, with its head"
+            "or the model that it was made of, which has the head, as base=MODEL (--base MODEL)"
         )
     return (
-        f"{why}, yet no output head is stored, as where a model was saved for embedding texts: the "
-        f"input embedding {shown(embedding)} was taken, which is probably not the unembedding "
-        "matrix; fit to the base model, which has the head, and use that filter here; or pass "
-        f"tensor={embedding!r} if it is right"
+        f"{why}, yet no output head is stored, as in a model saved for embedding texts: the input "
+        f"embedding {shown(embedding)} was taken, which is probably not the unembedding matrix; "
+        "give the model that it was made of, which has the head, as base=MODEL (--base MODEL), or "
+        f"pass tensor={embedding!r} if it is right"
     )
 
 

@@ -20,6 +20,7 @@ __all__ = [
     "NameTable",
     "Outline",
     "is_numbered",
+    "names_embedding",
     "names_head",
     "plain_name",
     "speak_of_head",
@@ -247,6 +248,13 @@ def plain_name(name: str) -> str:
         elif part not in _WRAPPERS and (kept or part not in _CONTAINERS):
             kept.append(part)
     return ".".join(kept)
+
+
+def names_embedding(name: str, table: NameTable) -> bool:
+    """Tell whether a name is that of an input embedding, with or without its "weight"."""
+    plain = plain_name(name).removesuffix(".weight")
+    known = {other.removesuffix(".weight") for group in table.embeddings for other in group}
+    return plain in known
 
 
 def names_head(name: str) -> bool:

@@ -27,6 +27,7 @@ __all__ = [
     "says_head",
     "says_other",
     "says_some_head",
+    "says_state",
 ]
 
 LORA = frozenset({"lora_A", "lora_B", "lora_embedding_A", "lora_embedding_B", "lora_a", "lora_b"})
@@ -81,12 +82,14 @@ _SAYS_HEAD = re.compile(
 _SAYS_SOME_HEAD = re.compile(rf"{_SAYS_HEAD.pattern}|\w+_heads?", re.ASCII)
 # Parts of a model that are not its language model, and heads of other things than tokens.
 _SAYS_OTHER = re.compile(
-    r"(mtp|answer|diffusion|draft|medusa|eagle|aux|teacher|ref_model|momentum|grad|exp_avg|optimizer)\w*"
+    r"(mtp|answer|diffusion|draft|medusa|eagle|aux|teacher|ref_model)\w*"
     r"|(vision|visual|image|vit|video|audio|speech|encodec|vae|vq|talker|code2wav|token2wav|gen_(head|embed|aligner|vision))\w*"
     r"|\w*(classif|score|reward|value|qa_|pooler|seq_relationship|detect|box|mask_dec)\w*"
     r"|\w*norm\d*|norm_\w|ln_\w+|\w*tokenizer\w*|(acoustic|semantic)\w*|\w*(pos(ition)?_?(emb|enc)|position|wpe|rotary|token_type|segment)\w*|pos",
     re.ASCII | re.IGNORECASE,
 )
+# What a trainer keeps for each weight, under the weight's name.
+_SAYS_STATE = re.compile(r"(momentum|grad|exp_avg|optim)\w*", re.ASCII | re.IGNORECASE)
 _MOST_LISTED = 10
 
 
@@ -114,7 +117,12 @@ def _says(pattern: re.Pattern[str], name: str) -> bool:
 
 def says_other(name: str) -> bool:
     """Tell whether a name is of a vision tower, positions, a classifier or the like."""
-    return any(_SAYS_OTHER.fullmatch(part) for part in name.split("."))
+    return says_state(name) or any(_SAYS_OTHER.fullmatch(part) for part in name.split("."))
+
+
+def says_state(name: str) -> bool:
+    """Tell whether a name is that of an optimizer's state, or of a gradient, and of no weight."""
+    return any(_SAYS_STATE.fullmatch(part) for part in name.split("."))
 
 
 def head_parts(
@@ -182,8 +190,8 @@ def packed_error(where: str, name: str, companions: Sequence[str]) -> HeadError:
     if scheme is None:
         return HeadError(
             f"{where}: the output head is there in a form that is not known ({listed}): expected "
-            f"{shown(name)}, a matrix of plain floats; use a checkpoint that is not packed, or "
-            "pass tensor= to take another matrix"
+            "one matrix of plain floats, such as 'lm_head.weight'; use a checkpoint that is not "
+            "packed, or pass tensor= to take another matrix"
         )
     form = "parametrised" if " norm" in scheme else "quantised"
     return HeadError(

@@ -104,7 +104,7 @@ def _known_reason(error: BaseException) -> str:
         OfflineModeIsEnabled: "not in the cache, and offline mode is on (HF_HUB_OFFLINE)",
         GatedRepoError: f"a gated repository, which {endpoint} does not give {_token()}; accept "
         "its terms there, then log in with `hf auth login` or set HF_TOKEN",
-        RepositoryNotFoundError: f"no such path here, and no such repository on {endpoint}, or "
+        RepositoryNotFoundError: f"no such repository on {endpoint}, or "
         f"a private one, which it does not give {_token()}",
         RevisionNotFoundError: f"no such revision on {endpoint}",
         EntryNotFoundError: f"no such file on {endpoint}",

@@ -15,10 +15,10 @@ from embedfilter.checkpoints.layouts.other_tools import (
     is_state,
     refuse_other_tools,
 )
-from embedfilter.checkpoints.layouts.wholes import NUMBERED
+from embedfilter.checkpoints.layouts.wholes import MP_RANK, NUMBERED
 from embedfilter.errors import CheckpointError
 from embedfilter.files.endings import GGUF, SAFETENSORS, TORCH, ending
-from embedfilter.files.messages import shown
+from embedfilter.files.messages import listed
 from embedfilter.files.part_names import first_parts, part_of, parts_beside
 
 if TYPE_CHECKING:
@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 
     from embedfilter.files.folder import Folder
 
-__all__ = ["Found", "find_checkpoint"]
+__all__ = ["Found", "find_checkpoint", "other_checkpoints"]
 
 
 @dataclass(frozen=True)
@@ -45,7 +45,6 @@ _FORMATS = (
     _Format(TORCH, "pytorch_model.bin", "pytorch_model.bin.index.json"),
 )
 _MLX = "weights.npz"  # of MLX, before it wrote safetensors
-_MODEL_STATES = re.compile(r"mp_rank_\d+_model_states\.pt", re.ASCII | re.IGNORECASE)
 # DeepSpeed's folders of steps, and the file that names the last one.
 _STEP = re.compile(r"global_step\d+", re.ASCII)
 _LATEST = "latest"
@@ -118,8 +117,37 @@ def find_checkpoint(folder: Folder, expected: str) -> Found:
             refuse_other_tools(
                 folder.path / inner, _inside(folder, inner) if inner in names else []
             )
-        raise CheckpointError(f"{folder.path}: expected {expected}, found {_listed(names)}")
+        raise CheckpointError(f"{folder.path}: expected {expected}, found {listed(names)}")
     return found
+
+
+def other_checkpoints(folder: Folder, name: str) -> list[str]:
+    """Return the files of weights in a folder beside one of them, and beside its other parts.
+
+    Parameters
+    ----------
+    folder
+        The folder.
+    name
+        The file, or the index of several.
+
+    Returns
+    -------
+    list of str
+        Their names; not those of adapters, nor of what a trainer keeps.
+    """
+    names = folder.names()
+    part = part_of(name)
+    own = {name} if part is None else {name, *parts_beside(part, names)[0].values()}
+    if ending(name) == ".json":
+        own |= index_files(folder.open(name))
+    found = first_parts((name for name in names if _may_hold_weights(name)), NUMBERED)
+    return [
+        other
+        for other in found
+        if ending(other) in (*SAFETENSORS, *TORCH)
+        if other not in own and not other.startswith("adapter_")
+    ]
 
 
 def _single_or_parts(folder: Folder, form: _Format, single: str, names: list[str]) -> Found:
@@ -160,20 +188,18 @@ def _several(folder: Folder, form: _Format, names: list[str]) -> tuple[str | Non
 
 def _candidates(names: list[str], endings: tuple[str, ...]) -> list[str]:
     """Return the files that may be checkpoints, of several parts the first alone."""
-    found = first_parts(
-        (
-            name
-            for name in names
-            if ending(name) in endings and not is_state(name) and not is_of_another_tool(name)
-        ),
-        NUMBERED,
-    )
+    own = (name for name in names if ending(name) in endings and _may_hold_weights(name))
+    found = first_parts(own, NUMBERED)
     # What Meta and Mistral publish beside the same in the layout of transformers.
     others = [name for name in found if not name.lower().startswith("consolidated")]
     if len(others) == len(found):
         return found
     whole = {name for name in found if not _lacks_parts(name, names)}
     return [name for name in others if name in whole] or sorted(whole) or found
+
+
+def _may_hold_weights(name: str) -> bool:
+    return not is_state(name) and not is_of_another_tool(name)
 
 
 def _lacks_parts(name: str, names: list[str]) -> bool:
@@ -195,7 +221,7 @@ def _deepspeed(folder: Folder, names: list[str]) -> Found | None:
     if tag is None or tag not in names:
         return None
     inner = _inside(folder, tag)
-    states = [name for name in inner if _MODEL_STATES.fullmatch(name)]
+    states = [name for name in inner if MP_RANK.fullmatch(name)]
     if not states:
         refuse_other_tools(folder.path / tag, inner)
         return None
@@ -213,13 +239,7 @@ def _inside(folder: Folder, name: str) -> list[str]:
 def _only_one(folder: Folder, names: Sequence[str]) -> str:
     if len(names) > 1:
         raise CheckpointError(
-            f"{folder.path}: expected one checkpoint, found {len(names)}: {_listed(names)}; "
+            f"{folder.path}: expected one checkpoint, found {len(names)}: {listed(names)}; "
             "pass the path of the right one"
         )
     return names[0]
-
-
-def _listed(names: Sequence[str]) -> str:
-    if not names:
-        return "nothing"
-    return ", ".join(shown(name) for name in names[:10]) + (", ..." if len(names) > 10 else "")

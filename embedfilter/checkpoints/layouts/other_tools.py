@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
     from embedfilter.files.input_file import InputFile
 
-__all__ = ["is_of_another_tool", "is_state", "refuse_other_tools", "refuse_start"]
+__all__ = ["ZERO_ADVICE", "is_of_another_tool", "is_state", "refuse_other_tools", "refuse_start"]
 
 
 @dataclass(frozen=True)
@@ -27,7 +27,7 @@ class _Layout:
 
 
 _ORIGINAL = "pass the model that it was made from"
-_ZERO = (
+ZERO_ADVICE = (
     "convert it with `python zero_to_fp32.py . OUT`, the script that DeepSpeed puts beside it, "
     "and pass OUT"
 )
@@ -67,7 +67,7 @@ _LAYOUTS = (
     _Layout(
         r"(bf16_|fp16_)?zero_pp_rank_\d+.*|zero_to_fp32\.py",
         "of a checkpoint of DeepSpeed (ZeRO)",
-        _ZERO,
+        ZERO_ADVICE,
     ),
     _Layout(
         r"layer_\d+-model_\d+-model_states\.pt",
@@ -75,7 +75,7 @@ _LAYOUTS = (
         "convert it with `ds_to_universal.py` or with the tool of the project that trained it, "
         "and pass a whole state dict",
     ),
-    _Layout(r"global_step\d+", "a checkpoint of DeepSpeed", _ZERO),
+    _Layout(r"global_step\d+", "a checkpoint of DeepSpeed", ZERO_ADVICE),
     _Layout(
         r"mp_rank_\d+(_\d+)*|model_optim_rng\.pt|model_rng\.pt|iter_\d+"
         r"|latest_checkpointed_iteration\.txt|distrib_optim\.pt",

@@ -6,42 +6,40 @@ output head.
 
 from __future__ import annotations
 
+import contextlib
 import re
 from typing import TYPE_CHECKING
 
 from embedfilter.checkpoints.config import read_config, read_params
 from embedfilter.checkpoints.formats.parts import Parts
 from embedfilter.checkpoints.formats.safetensors import SafetensorsCheckpoint
-from embedfilter.checkpoints.formats.sharded import ShardedFolder
+from embedfilter.checkpoints.formats.sharded import ShardedFolder, index_files
 from embedfilter.checkpoints.formats.torch_file import TorchFile
 from embedfilter.checkpoints.head.names import speak_of_head
 from embedfilter.checkpoints.layouts.consolidated import CONSOLIDATED, open_consolidated
+from embedfilter.checkpoints.layouts.other_tools import ZERO_ADVICE
 from embedfilter.errors import CheckpointError
 from embedfilter.files.endings import TORCH
 from embedfilter.files.json_file import read_json
-from embedfilter.files.messages import shown
+from embedfilter.files.messages import listed, shown
 from embedfilter.files.part_names import part_of, parts_beside
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
-
     from embedfilter.checkpoints.checkpoint import Checkpoint
     from embedfilter.checkpoints.config import ModelFacts
     from embedfilter.files.folder import Folder
     from embedfilter.files.input_file import InputFile
     from embedfilter.files.part_names import Part
 
-__all__ = ["NUMBERED", "open_whole"]
+__all__ = ["MP_RANK", "NUMBERED", "open_whole"]
 
 _RANK = re.compile(r"rank(\d{1,5})\.safetensors", re.ASCII | re.IGNORECASE)
-_MP_RANK = re.compile(r"mp_rank_(\d{1,5})_model_states\.pt", re.ASCII | re.IGNORECASE)
-NUMBERED = (CONSOLIDATED, _RANK, _MP_RANK)
+MP_RANK = re.compile(r"mp_rank_(\d{1,5})_model_states\.pt", re.ASCII | re.IGNORECASE)
+NUMBERED = (CONSOLIDATED, _RANK, MP_RANK)
 """Other names of parts than NAME-00001-of-00002, the number in group 1."""
 
-_MAX_INDEX = 100_000_000
+_MAX_CONFIG = 16 << 20
 _INDEX = re.compile(r".*\.index(\.\w+)?\.json", re.IGNORECASE)
-_ZERO = "; convert it with `python zero_to_fp32.py . OUT`, which DeepSpeed puts beside it"
-_MOST_LISTED = 5
 
 
 def open_whole(
@@ -84,7 +82,7 @@ def open_whole(
         return open_consolidated(folder, file, tensor, facts)
     if _RANK.fullmatch(name):
         return _open_rank(folder, file), facts
-    if _MP_RANK.fullmatch(name):
+    if MP_RANK.fullmatch(name):
         return _open_model_states(folder, file), facts
     part = part_of(name)
     if part is not None:
@@ -117,10 +115,9 @@ def _index_of(folder: Folder, part: Part) -> str | None:
     """Return the name of an index beside a part which names it."""
     for name in folder.names():
         if _INDEX.fullmatch(name):
-            index = read_json(folder.open(name), "the index", limit=_MAX_INDEX, unique=True)
-            weight_map = index.get("weight_map")
-            if isinstance(weight_map, dict) and part.name in weight_map.values():
-                return name
+            with contextlib.suppress(CheckpointError):  # of another program
+                if part.name in index_files(folder.open(name)):
+                    return name
     return None
 
 
@@ -145,7 +142,7 @@ def _join(folder: Folder, part: Part, given: Checkpoint, tensor: str | None) -> 
         raise CheckpointError(
             f"{given.where}: part {part.number} of {part.count} of a checkpoint, without {wanted} "
             f"in it or in the others beside it; give the folder with all parts, or put the "
-            f"missing ones there: {_listed(missing)}"
+            f"missing ones there: {listed(missing)}"
         )
     return parts
 
@@ -155,7 +152,7 @@ def _open_rank(folder: Folder, file: InputFile) -> SafetensorsCheckpoint:
     others = _others(folder, file, _RANK)
     settings: dict[str, object] = {}
     if folder.has("config.json"):
-        settings = read_json(folder.open("config.json"), "the config", limit=_MAX_INDEX)
+        settings = read_json(folder.open("config.json"), "the config", limit=_MAX_CONFIG)
     mapping = settings.get("mapping")
     size = mapping.get("world_size") if isinstance(mapping, dict) else None
     if others or size != 1:
@@ -163,19 +160,19 @@ def _open_rank(folder: Folder, file: InputFile) -> SafetensorsCheckpoint:
         file.close()
         raise CheckpointError(
             f"{file.path}: one rank's part of a model of TensorRT-LLM: expected a world_size of "
-            f"1, found {_listed(others) or found}; pass the model that it was made from"
+            f"1, found {listed(others) if others else found}; pass the model that it was made from"
         )
     return SafetensorsCheckpoint(file)
 
 
 def _open_model_states(folder: Folder, file: InputFile) -> TorchFile:
     """Open the model of a checkpoint of DeepSpeed, which is whole where it is not cut for GPUs."""
-    others = _others(folder, file, _MP_RANK)
+    others = _others(folder, file, MP_RANK)
     if others:
         file.close()
         raise CheckpointError(
             f"{file.path}: a part of a model, cut for {len(others) + 1} GPUs, the others being "
-            f"{_listed(others)}; convert it with the tool of the project that trained it "
+            f"{listed(others)}; convert it with the tool of the project that trained it "
             "(Megatron-DeepSpeed's tools/convert_checkpoint)"
         )
     states = TorchFile(file)
@@ -188,16 +185,10 @@ def _open_model_states(folder: Folder, file: InputFile) -> TorchFile:
     found = "no weights" if size == 1 else f"mp_world_size {size}"
     raise CheckpointError(
         f"{file.path}: a part of a checkpoint of DeepSpeed: expected a whole model under "
-        f"'module', found {found}{_ZERO if size == 1 else ''}"
+        f"'module', found {found}{f'; {ZERO_ADVICE}' if size == 1 else ''}"
     )
 
 
 def _others(folder: Folder, file: InputFile, pattern: re.Pattern[str]) -> list[str]:
     here = file.path.name
     return [name for name in folder.names() if name != here and pattern.fullmatch(name)]
-
-
-def _listed(names: Iterable[str]) -> str:
-    names = list(names)
-    more = f" and {len(names) - _MOST_LISTED} more" if len(names) > _MOST_LISTED else ""
-    return ", ".join(map(shown, names[:_MOST_LISTED])) + more

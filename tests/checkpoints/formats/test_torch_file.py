@@ -91,6 +91,14 @@ def test_checkpoint_of_a_training_run(tmp_path, keys):
         np.testing.assert_array_equal(W.rows(0, V), head().numpy())
 
 
+def test_checkpoint_of_lightning(tmp_path):
+    path = tmp_path / "last.ckpt"
+    saved = {f"model.{name}": tensor for name, tensor in state_dict().items()}
+    torch.save({"state_dict": saved, "pytorch-lightning_version": "2.5.0"}, path)
+    with open_unembedding(path) as W:
+        np.testing.assert_array_equal(W.rows(0, V), head().numpy())
+
+
 def test_before_torch_1_6(tmp_path):
     path = tmp_path / "pytorch_model.bin"
     torch.save(state_dict(), path, _use_new_zipfile_serialization=False)

@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 
 from embedfilter import CheckpointError, EmbedFilter, LogitLens, open_unembedding
 from embedfilter.checkpoints.head.packed import says_head, says_other
+from embedfilter.errors import HeadError
 
 V, D = 400, 16
 RNG = np.random.default_rng(17)
@@ -345,3 +346,34 @@ def test_a_doubt_names_the_base_model(tmp_path: Path) -> None:
     (tmp_path / "README.md").write_text(card, encoding="utf-8")
     with open_unembedding(tmp_path) as W:
         assert "base model 'mistralai/Mistral-7B-v0.1'" in W.doubts[0]
+
+
+# ---- what has a head's name, and is none --------------------------------------------------------
+
+
+@pytest.mark.parametrize("state", ["momentum", "grad", "exp_avg", "optimizer_state"])
+def test_a_trainers_state_is_no_weight(tmp_path: Path, state: str) -> None:
+    write(tmp_path, {f"{state}.lm_head.weight": H, f"{state}.model.embed_tokens.weight": E}, TIED)
+    with pytest.raises(HeadError, match="found neither"):
+        open_unembedding(tmp_path)
+    tensors = {EMBEDDING: E, "lm_head.weight": H, f"{state}.lm_head.weight": E}
+    write(tmp_path, tensors, UNTIED)
+    assert np.array_equal(rows(tmp_path), H)
+
+
+def test_the_only_array_of_a_file_by_the_name_of_an_embedding(tmp_path: Path) -> None:
+    np.savez(tmp_path / "a.npz", embed_tokens=E)
+    with pytest.warns(UserWarning, match="may not be the unembedding matrix"):
+        EmbedFilter.from_checkpoint(tmp_path / "a.npz")
+    np.savez(tmp_path / "b.npz", W=H)
+    assert np.array_equal(rows(tmp_path / "b.npz"), H)
+
+
+@pytest.mark.parametrize("other", ["pytorch_model.bin", "head.safetensors"])
+def test_weights_beside_a_file_without_a_head_are_named(tmp_path: Path, other: str) -> None:
+    write(tmp_path, {EMBEDDING: E}, UNTIED)
+    for name in (other, "adapter_model.bin", "optimizer.pt", "training_args.bin", "weights.gguf"):
+        (tmp_path / name).write_bytes(b"")
+    with open_unembedding(tmp_path) as W:
+        (doubt,) = W.doubts
+        assert doubt.endswith(f"; beside it lies {other!r}, which may have the head")

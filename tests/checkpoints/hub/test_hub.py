@@ -453,7 +453,7 @@ def test_the_command_line(hub, head, expected, tmp_path):
     assert (done.returncode, hub.requests) == (0, [])
     done = run("fit", "owner/other", "-o", output)
     assert done.returncode == 2
-    assert done.stderr.startswith("embedfilter: error: owner/other at 'main': no such path here")
+    assert done.stderr.startswith("embedfilter: error: owner/other at 'main': no such repository")
     assert len(done.stderr.splitlines()) == 1
 
 

@@ -385,17 +385,15 @@ def test_row_63_a_gated_repository(hub, monkeypatch, is_listed, first):
 
 def test_row_63_a_private_repository(hub, monkeypatch):
     hub.add(ID, small_model(HEAD)).refusal = (401, "RepoNotFound")
-    expected = (
-        f"{ID} at 'main': no such path here, and no such repository on {hub.url}, or a private "
-        "one, which it does"
-    )
-    assert refused() == f"{expected} not give without a token"
+    expected = f"{ID} at 'main': no such repository on {hub.url}, or a private one, which it does"
+    here = f"; nor is there a file or folder {ID} here"
+    assert refused() == f"{expected} not give without a token{here}"
     monkeypatch.setenv("HF_TOKEN", "hf_wrong")
-    assert refused() == f"{expected} not give with the token in use"
+    assert refused() == f"{expected} not give with the token in use{here}"
 
 
 def test_a_repository_that_is_missing(hub):
-    message = f"{ID} at 'main': no such path here, and no such repository on {hub.url}"
+    message = f"{ID} at 'main': no such repository on {hub.url}"
     assert message in refused()
 
 
@@ -457,7 +455,8 @@ def test_http_statuses_of_the_storage(hub, status):
 def test_row_63_offline_mode(hub, monkeypatch):
     hub.add(ID, small_model(HEAD))
     monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)
-    assert refused() == f"{ID} at 'main': not in the cache, and offline mode is on (HF_HUB_OFFLINE)"
+    message = f"{ID} at 'main': not in the cache, and offline mode is on (HF_HUB_OFFLINE)"
+    assert refused().startswith(message)
     assert hub.requests == []
 
 
