@@ -22,7 +22,7 @@ class Gram:
 @final
 class PackedFilter:
     def __new__(
-        cls, components: NDArray[np.float32], bias: NDArray[np.float32] | None = None
+        cls, components: NDArray[np.float32], mean: NDArray[np.float32] | None = None
     ) -> PackedFilter: ...
     def project(
         self,

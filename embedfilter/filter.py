@@ -21,13 +21,8 @@ from embedfilter.arrays.embeddings import (
 )
 from embedfilter.errors import CheckpointError
 from embedfilter.files.messages import origin_of_width, source_name
-from embedfilter.fitting.kinds import (
-    KINDS,
-    SpectrumError,
-    check_cuts,
-    check_n_components,
-    resolve_n_components,
-)
+from embedfilter.fitting.cuts import Accuracy, SpectrumError, check_cuts
+from embedfilter.fitting.kinds import KINDS, check_n_components, resolve_n_components
 from embedfilter.threads import resolve_n_threads
 
 if TYPE_CHECKING:
@@ -195,6 +190,12 @@ class EmbedFilter:
         ------
         TypeError, ValueError
             For wrong arguments; for NaN, infinity, or a rank too low for what is to be kept.
+
+        Warns
+        -----
+        UserWarning
+            If the kept subspace may be off by an angle of a sine over 1e-4, since it is cut
+            between singular values that are equal or nearly so.
         """
         from embedfilter.checkpoints.formats.array import open_array  # noqa: PLC0415 - light import
         from embedfilter.fitting.fit import fit  # noqa: PLC0415 - light import
@@ -238,8 +239,9 @@ class EmbedFilter:
         X : (n, d), (d,) or (0,) array-like of float16, bfloat16, float32 or float64
             Embeddings from the model that the filter comes from: hidden states after its
             final norm, pooled or not, normalised or not. Torch tensors on the CPU are taken.
-            float64 is rounded to float32, where numbers under 1e-45 are zero. To a calibrated
-            filter they must come as its sample did: normalised or not.
+            float64 is rounded to float32, where numbers under 1e-45 are zero, after a calibrated
+            filter's mean is taken off. To such a filter they must come as its sample did:
+            normalised or not.
         normalize : bool
             Scale each row to unit length. A row of zeros stays zero, unless a calibrated
             filter's mean is subtracted from it.
@@ -342,7 +344,8 @@ class EmbedFilter:
     def truncate(self, n_components: int) -> EmbedFilter:
         """Return the filter of the first `n_components` components.
 
-        It is what fitting with so many gives, since the components are in nested order. An
+        It is what fitting with so many gives, since the components are in nested order, and warns
+        where a new cut is not as exact as fitting would make it (see `from_matrix`). An
         "identity" filter becomes an "edge" filter. Of a calibrated filter the mean stays and
         the ranges are cut, and widened as normalising fewer numbers makes each of them larger.
 
@@ -356,7 +359,8 @@ class EmbedFilter:
         calibrated = self.mean is not None  # components are cut by variance then
         if k < self.n_components and not calibrated:
             try:
-                check_cuts(self.singular_values, self.component_indices[:k])
+                accuracy = Accuracy.of_metadata(self.metadata).at_least(self.singular_values)
+                check_cuts(self.singular_values, self.component_indices[:k], accuracy)
             except SpectrumError as error:
                 raise ValueError(f"n_components: {error}") from None
         shortened = self.kind == "identity" and k < self.n_components and not calibrated
@@ -576,17 +580,11 @@ class EmbedFilter:
 
     __hash__ = None  # type: ignore[assignment]
 
-    def _bias(self) -> NDArray[np.float32] | None:
-        """Return what is added to ``X @ components.T``: (k,) float32, None if not calibrated."""
-        if self.mean is None:
-            return None
-        return np.asarray(-self.components.astype(np.float64) @ self.mean, np.float32)
-
     def _core_filter(self) -> _core.PackedFilter:
         # Two threads may both pack at first use; one of the two is then dropped.
         isa = _core.get_isa()
         if self._packed is None or self._packed[0] != isa:
-            self._packed = isa, _core.PackedFilter(self.components, self._bias())
+            self._packed = isa, _core.PackedFilter(self.components, self.mean)
         return self._packed[1]
 
 

@@ -140,12 +140,12 @@ ef_status ef_eigh(double *matrix, double *values, size_t d, const int64_t *wante
 
 enum { EF_THREAD_WORK = 1 << 18 }; /* multiply-adds of a projection that are worth a thread */
 
-/* A filter's matrix, laid out for the kernels, and its bias. */
+/* A filter's matrix, laid out for the kernels, and its mean. */
 typedef struct ef_filter ef_filter;
 
-/* Packs `components` (k, d) float32 and `bias` (k), NULL for none, into *filter, which the
+/* Packs `components` (k, d) float32 and `mean` (d), NULL for none, into *filter, which the
  * caller frees. k, d >= 1. */
-ef_status ef_filter_new(const float *components, const float *bias, size_t k, size_t d,
+ef_status ef_filter_new(const float *components, const float *mean, size_t k, size_t d,
                         ef_filter **filter, ef_detail *detail);
 void ef_filter_free(ef_filter *filter); /* NULL is allowed */
 
@@ -159,7 +159,7 @@ typedef enum ef_precision {
     EF_OUT_BITS /* ceil(k / 8) bytes: bit 7 of byte 0 is set where y[0] > 0, and so on */
 } ef_precision;
 
-/* What becomes of y = C x + b before it is stored. */
+/* What becomes of y = C (x - m) before it is stored. */
 typedef struct ef_output {
     ef_precision precision;
     bool normalize;      /* divide by the L2 norm; a row of zeros stays so */
@@ -170,14 +170,14 @@ typedef struct ef_output {
 /* Bytes of one output row, 0 for k = 0. */
 size_t ef_output_row_bytes(ef_precision precision, size_t k);
 
-/* out[i] = form(C x[i] + b) for every row i of x, b being the filter's bias.
- *   x    (n, d) of any ef_dtype; float64 is rounded to float32 first
+/* out[i] = form(C (x[i] - m)) for every row i of x, m being the filter's mean.
+ *   x    (n, d) of any ef_dtype; x - m is rounded to float32, as float64 without a mean is
  *   out  (n, ef_output_row_bytes), C-contiguous, aligned for its type
  * A product is a chain of float32 fused multiply-adds over runs of 256 inputs, the runs
- * added up in float32, the bias after them; norms are summed in float64. The order is fixed, so a
- * row's result is the same to the bit for every batch, thread count and instruction set.
- * EF_NOT_FINITE: x has NaN or infinity in detail.row. EF_OVERFLOW: the row's values do
- * not fit float32 or the output type. `out` is then unspecified. EF_NO_MEMORY. */
+ * added up in float32; norms are summed in float64. The order is fixed, so a row's result is the
+ * same to the bit for every batch, thread count and instruction set. EF_NOT_FINITE: x has NaN or
+ * infinity in detail.row. EF_OVERFLOW: the row's values do not fit float32 or the output type.
+ * `out` is then unspecified. EF_NO_MEMORY. */
 ef_status ef_project(const ef_filter *filter, ef_matrix x, ef_output form, void *out,
                      size_t n_threads, ef_detail *detail);
 

@@ -30,7 +30,7 @@ struct ef_filter {
     /* Runs of EF_RUN inputs, the last one shorter; in each run (n_panels, run, columns): column c
      * of panel p is component p * columns + c. */
     float *matrix;
-    float *bias; /* (k), or NULL */
+    float *mean; /* (d), or NULL: taken off while rows are widened, so that nothing cancels */
 };
 
 /* Panel p of the run of n inputs that begins with input `first`. */
@@ -56,11 +56,11 @@ void ef_filter_free(ef_filter *filter) {
     if (filter == NULL)
         return;
     free(filter->matrix);
-    free(filter->bias);
+    free(filter->mean);
     free(filter);
 }
 
-ef_status ef_filter_new(const float *components, const float *bias, size_t k, size_t d,
+ef_status ef_filter_new(const float *components, const float *mean, size_t k, size_t d,
                         ef_filter **filter, ef_detail *detail) {
     const ef_kernels *kernels = ef_active_kernels();
     const size_t columns = kernels->product.columns, n_used = ef_ceil_div(k, columns);
@@ -73,14 +73,14 @@ ef_status ef_filter_new(const float *components, const float *bias, size_t k, si
         return EF_NO_MEMORY;
     *new = (ef_filter){.kernels = kernels, .k = k, .d = d, .n_used = n_used, .n_panels = n_panels};
     new->matrix = ef_new_array(n_panels * columns, d * sizeof(float), detail);
-    if (bias != NULL)
-        new->bias = ef_new_array(k, sizeof(float), detail);
-    if (new->matrix == NULL || (bias != NULL && new->bias == NULL)) {
+    if (mean != NULL)
+        new->mean = ef_new_array(d, sizeof(float), detail);
+    if (new->matrix == NULL || (mean != NULL && new->mean == NULL)) {
         ef_filter_free(new);
         return EF_NO_MEMORY;
     }
-    if (bias != NULL)
-        memcpy(new->bias, bias, k * sizeof(float));
+    if (mean != NULL)
+        memcpy(new->mean, mean, d * sizeof(float));
     pack(new, components);
     *filter = new;
     return EF_OK;
@@ -123,14 +123,26 @@ static block block_at(const job *j, size_t slot) {
     return (block){memory, memory + tile * EF_RUN, memory + (tile + j->block_rows) * EF_RUN};
 }
 
-/* Interleaves the n rows of x, one run of inputs; the last tile repeats the last row. */
-static void gather(const ef_kernels *kernels, ef_matrix x, block b) {
+/* A run of n inputs of a row of x, from `input` on, less the filter's mean: in place where that is
+ * possible, else in room (n). */
+static const float *widened(const ef_filter *f, ef_matrix x, size_t row, size_t input, size_t n,
+                            float *room) {
+    x = ef_columns(x, input, n);
+    if (f->mean == NULL)
+        return ef_row_f32(f->kernels, x, row, room);
+    ef_centre_row_f32(f->kernels, x, row, f->mean + input, room);
+    return room;
+}
+
+/* Interleaves a run of inputs of the n rows of x; the last tile repeats the last row. */
+static void gather(const ef_filter *f, ef_matrix x, size_t input, size_t run, block b) {
+    const ef_kernels *kernels = f->kernels;
     const size_t tile = kernels->product.rows;
     for (size_t r = 0; r < x.n_rows; r += tile) {
         const float *rows[EF_WIDE_ROWS];
         for (size_t i = 0; i < tile; i++)
-            rows[i] = ef_row_f32(kernels, x, ef_least(r + i, x.n_rows - 1), b.rows + i * EF_RUN);
-        kernels->interleave_f32(kernels->product, rows, x.n_cols, b.tiles + r * x.n_cols);
+            rows[i] = widened(f, x, ef_least(r + i, x.n_rows - 1), input, run, b.rows + i * EF_RUN);
+        kernels->interleave_f32(kernels->product, rows, run, b.tiles + r * run);
     }
 }
 
@@ -147,7 +159,7 @@ static void multiply(const job *j, size_t first, size_t n, block b, size_t begin
     x.n_rows = n;
     for (size_t input = 0; input < f->d; input += EF_RUN) {
         const size_t run = ef_least(EF_RUN, f->d - input);
-        gather(kernels, ef_columns(x, input, run), b);
+        gather(f, x, input, run, b);
         const size_t next_run = ef_least(EF_RUN, f->d - input - run);
         const ef_matrix next = ef_columns(x, input + run, next_run);
         const size_t next_bytes = next_run * ef_item_bytes(x.dtype);
@@ -171,7 +183,7 @@ static void multiply_row(const job *j, block b, size_t begin, size_t end) {
     const ef_tile tile = f->kernels->product;
     for (size_t input = 0; input < f->d; input += EF_RUN) {
         const size_t run = ef_least(EF_RUN, f->d - input);
-        const float *x = ef_row_f32(f->kernels, ef_columns(j->x, input, run), 0, b.rows);
+        const float *x = widened(f, j->x, 0, input, run, b.rows);
         for (size_t p = begin; p < end; p += 2)
             f->kernels->project_row_f32(tile, x, panel_at(f, input, run, p), run,
                                         b.y + p * tile.columns, input == 0);
@@ -181,9 +193,6 @@ static void multiply_row(const job *j, block b, size_t begin, size_t end) {
 /* Gives an output row its final form; y (padded k) is its product. */
 static void finish_row(job *j, size_t row, float *y) {
     unsigned char *out = j->out + row * j->row_bytes;
-    const float *bias = j->filter->bias;
-    for (size_t c = 0; bias != NULL && c < j->filter->k; c++)
-        y[c] += bias[c];
     if (!ef_finish_row(j->filter->kernels, &j->form, y, j->filter->k, out))
         ef_note_row(&j->bad_row, row);
 }

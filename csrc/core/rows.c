@@ -44,6 +44,14 @@ const float *ef_row_f32(const ef_kernels *kernels, ef_matrix x, size_t row, floa
     return room;
 }
 
+void ef_centre_row_f32(const ef_kernels *kernels, ef_matrix x, size_t row, const float *mean,
+                       float *dst) {
+    if (x.dtype == EF_F64)
+        kernels->centre_f64((const double *)ef_row(x, row), mean, dst, x.n_cols);
+    else
+        kernels->centre_f32(ef_row_f32(kernels, x, row, dst), mean, dst, x.n_cols);
+}
+
 void ef_copy_row_f32(const ef_kernels *kernels, ef_matrix x, size_t row, float *dst) {
     const float *source = ef_row_f32(kernels, x, row, dst);
     if (source != dst)

@@ -19,7 +19,11 @@ ef_matrix ef_columns(ef_matrix x, size_t first, size_t n);
 /* A row as float32: in place where it is, else widened or rounded into room (n_cols). */
 const float *ef_row_f32(const ef_kernels *kernels, ef_matrix x, size_t row, float *room);
 
-/* The same, but always in dst (n_cols). */
+/* The same less mean (n_cols), always in dst (n_cols): float64 is rounded after it. */
+void ef_centre_row_f32(const ef_kernels *kernels, ef_matrix x, size_t row, const float *mean,
+                       float *dst);
+
+/* A row as float32, always in dst (n_cols). */
 void ef_copy_row_f32(const ef_kernels *kernels, ef_matrix x, size_t row, float *dst);
 
 /* True if of n numbers none is NaN or infinity. */

@@ -61,4 +61,21 @@ EF_AVX2 void ef_f32_to_bf16_avx2(const float *src, uint16_t *dst, size_t n) {
     }
     ef_f32_to_bf16_scalar(src + i, dst + i, n - i);
 }
+
+EF_AVX2 void ef_centre_f32_avx2(const float *src, const float *mean, float *dst, size_t n) {
+    size_t i = 0;
+    for (; i + 8 <= n; i += 8)
+        _mm256_storeu_ps(dst + i,
+                         _mm256_sub_ps(_mm256_loadu_ps(src + i), _mm256_loadu_ps(mean + i)));
+    ef_centre_f32_scalar(src + i, mean + i, dst + i, n - i);
+}
+
+EF_AVX2 void ef_centre_f64_avx2(const double *src, const float *mean, float *dst, size_t n) {
+    size_t i = 0;
+    for (; i + 4 <= n; i += 4) {
+        const __m256d wide = _mm256_cvtps_pd(_mm_loadu_ps(mean + i));
+        _mm_storeu_ps(dst + i, _mm256_cvtpd_ps(_mm256_sub_pd(_mm256_loadu_pd(src + i), wide)));
+    }
+    ef_centre_f64_scalar(src + i, mean + i, dst + i, n - i);
+}
 #endif

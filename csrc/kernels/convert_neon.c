@@ -53,4 +53,20 @@ void ef_f32_to_bf16_neon(const float *src, uint16_t *dst, size_t n) {
     }
     ef_f32_to_bf16_scalar(src + i, dst + i, n - i);
 }
+
+void ef_centre_f32_neon(const float *src, const float *mean, float *dst, size_t n) {
+    size_t i = 0;
+    for (; i + 4 <= n; i += 4)
+        vst1q_f32(dst + i, vsubq_f32(vld1q_f32(src + i), vld1q_f32(mean + i)));
+    ef_centre_f32_scalar(src + i, mean + i, dst + i, n - i);
+}
+
+void ef_centre_f64_neon(const double *src, const float *mean, float *dst, size_t n) {
+    size_t i = 0;
+    for (; i + 2 <= n; i += 2) {
+        const float64x2_t wide = vcvt_f64_f32(vld1_f32(mean + i));
+        vst1_f32(dst + i, vcvt_f32_f64(vsubq_f64(vld1q_f64(src + i), wide)));
+    }
+    ef_centre_f64_scalar(src + i, mean + i, dst + i, n - i);
+}
 #endif

@@ -71,3 +71,13 @@ void ef_f32_to_bf16_scalar(const float *src, uint16_t *dst, size_t n) {
             dst[i] = (uint16_t)((bits + 0x7fffu + ((bits >> 16) & 1u)) >> 16);
     }
 }
+
+void ef_centre_f32_scalar(const float *src, const float *mean, float *dst, size_t n) {
+    for (size_t i = 0; i < n; i++)
+        dst[i] = src[i] - mean[i];
+}
+
+void ef_centre_f64_scalar(const double *src, const float *mean, float *dst, size_t n) {
+    for (size_t i = 0; i < n; i++)
+        dst[i] = (float)(src[i] - (double)mean[i]);
+}

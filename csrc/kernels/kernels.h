@@ -53,6 +53,11 @@ typedef void ef_f64_to_f32(const double *src, float *dst, size_t n);
 typedef void ef_f32_to_f16(const float *src, uint16_t *dst, size_t n);
 typedef void ef_f32_to_bf16(const float *src, uint16_t *dst, size_t n);
 
+/* dst[i] = src[i] - mean[i], which is rounded once: of float64, subtracted there and rounded to
+ * float32. dst may be src. */
+typedef void ef_centre_f32(const float *src, const float *mean, float *dst, size_t n);
+typedef void ef_centre_f64(const double *src, const float *mean, float *dst, size_t n);
+
 /* ---- dequantize: n blocks of quantised weights as float32 ---------------- */
 /* dst is (n, EF_BLOCK) or (n, EF_SUPER_BLOCK). blocks.h has the formulas, whose float32 operations
  * are done in that order, with infinity and NaN as they come: the same as gguf's NumPy code. */
@@ -155,6 +160,8 @@ ef_f32_to_f64 ef_f32_to_f64_scalar, ef_f32_to_f64_avx2, ef_f32_to_f64_neon;
 ef_f64_to_f32 ef_f64_to_f32_scalar, ef_f64_to_f32_avx2, ef_f64_to_f32_neon;
 ef_f32_to_f16 ef_f32_to_f16_scalar, ef_f32_to_f16_avx2, ef_f32_to_f16_neon;
 ef_f32_to_bf16 ef_f32_to_bf16_scalar, ef_f32_to_bf16_avx2, ef_f32_to_bf16_neon;
+ef_centre_f32 ef_centre_f32_scalar, ef_centre_f32_avx2, ef_centre_f32_neon;
+ef_centre_f64 ef_centre_f64_scalar, ef_centre_f64_avx2, ef_centre_f64_neon;
 ef_dequantize_q4_0 ef_dequantize_q4_0_scalar, ef_dequantize_q4_0_avx2, ef_dequantize_q4_0_neon;
 ef_dequantize_q8_0 ef_dequantize_q8_0_scalar, ef_dequantize_q8_0_avx2, ef_dequantize_q8_0_neon;
 ef_dequantize_q4_k ef_dequantize_q4_k_scalar, ef_dequantize_q4_k_avx2, ef_dequantize_q4_k_neon;
@@ -193,6 +200,8 @@ typedef struct ef_kernels {
     ef_f64_to_f32 *f64_to_f32;
     ef_f32_to_f16 *f32_to_f16;
     ef_f32_to_bf16 *f32_to_bf16;
+    ef_centre_f32 *centre_f32;
+    ef_centre_f64 *centre_f64;
     ef_dequantize_q4_0 *dequantize_q4_0;
     ef_dequantize_q8_0 *dequantize_q8_0;
     ef_dequantize_q4_k *dequantize_q4_k;

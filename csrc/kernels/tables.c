@@ -12,6 +12,8 @@ const ef_kernels ef_kernels_scalar = {
     .f64_to_f32 = ef_f64_to_f32_scalar,
     .f32_to_f16 = ef_f32_to_f16_scalar,
     .f32_to_bf16 = ef_f32_to_bf16_scalar,
+    .centre_f32 = ef_centre_f32_scalar,
+    .centre_f64 = ef_centre_f64_scalar,
     .dequantize_q4_0 = ef_dequantize_q4_0_scalar,
     .dequantize_q8_0 = ef_dequantize_q8_0_scalar,
     .dequantize_q4_k = ef_dequantize_q4_k_scalar,
@@ -45,6 +47,8 @@ void ef_lay_avx2(ef_kernels *table) {
     table->f64_to_f32 = ef_f64_to_f32_avx2;
     table->f32_to_f16 = ef_f32_to_f16_avx2;
     table->f32_to_bf16 = ef_f32_to_bf16_avx2;
+    table->centre_f32 = ef_centre_f32_avx2;
+    table->centre_f64 = ef_centre_f64_avx2;
     table->dequantize_q4_0 = ef_dequantize_q4_0_avx2;
     table->dequantize_q8_0 = ef_dequantize_q8_0_avx2;
     table->dequantize_q4_k = ef_dequantize_q4_k_avx2;
@@ -96,6 +100,8 @@ void ef_lay_neon(ef_kernels *table) {
     table->f64_to_f32 = ef_f64_to_f32_neon;
     table->f32_to_f16 = ef_f32_to_f16_neon;
     table->f32_to_bf16 = ef_f32_to_bf16_neon;
+    table->centre_f32 = ef_centre_f32_neon;
+    table->centre_f64 = ef_centre_f64_neon;
     table->dequantize_q4_0 = ef_dequantize_q4_0_neon;
     table->dequantize_q8_0 = ef_dequantize_q8_0_neon;
     table->dequantize_q4_k = ef_dequantize_q4_k_neon;

@@ -20,16 +20,16 @@ static const int TYPES[N_PRECISIONS] = {
 };
 
 PyDoc_STRVAR(packed_filter_doc,
-             "PackedFilter(components, bias=None)\n--\n\n"
-             "A filter's matrix in the layout of the kernels, and its bias; immutable.\n\n"
+             "PackedFilter(components, mean=None)\n--\n\n"
+             "A filter's matrix in the layout of the kernels, and its mean; immutable.\n\n"
              "Parameters\n----------\ncomponents : (k, d) float32, C-contiguous\n"
-             "bias : (k,) float32, C-contiguous, or None\n    Added to each product.");
+             "mean : (d,) float32, C-contiguous, or None\n    Subtracted from each row first.");
 
 static PyObject *packed_filter_new(PyTypeObject *type, PyObject *args, PyObject *kwargs) {
-    static char *names[] = {"components", "bias", NULL};
-    PyObject *object, *bias_object = Py_None;
+    static char *names[] = {"components", "mean", NULL};
+    PyObject *object, *mean_object = Py_None;
     if (!PyArg_ParseTupleAndKeywords(args, kwargs, "O|O:PackedFilter", names, &object,
-                                     &bias_object))
+                                     &mean_object))
         return NULL;
     PyArrayObject *components = checked_array(object, "components", NPY_FLOAT, 2, false);
     if (components == NULL)
@@ -38,15 +38,15 @@ static PyObject *packed_filter_new(PyTypeObject *type, PyObject *args, PyObject 
     if (k < 1 || d < 1)
         return PyErr_Format(PyExc_ValueError, "components: expected k, d >= 1, found (%zd, %zd)", k,
                             d);
-    const float *bias = NULL;
-    if (bias_object != Py_None) {
-        PyArrayObject *array = checked_array(bias_object, "bias", NPY_FLOAT, 1, false);
+    const float *mean = NULL;
+    if (mean_object != Py_None) {
+        PyArrayObject *array = checked_array(mean_object, "mean", NPY_FLOAT, 1, false);
         if (array == NULL)
             return NULL;
-        if (PyArray_DIM(array, 0) != k)
-            return PyErr_Format(PyExc_ValueError, "bias: expected %zd values, found %zd", k,
+        if (PyArray_DIM(array, 0) != d)
+            return PyErr_Format(PyExc_ValueError, "mean: expected %zd values, found %zd", d,
                                 PyArray_DIM(array, 0));
-        bias = PyArray_DATA(array);
+        mean = PyArray_DATA(array);
     }
     packed_filter *self = (packed_filter *)type->tp_alloc(type, 0);
     if (self == NULL)
@@ -58,7 +58,7 @@ static PyObject *packed_filter_new(PyTypeObject *type, PyObject *args, PyObject 
     ef_detail detail = {0};
     ef_status status;
     Py_BEGIN_ALLOW_THREADS
-    status = ef_filter_new(data, bias, (size_t)k, (size_t)d, &filter, &detail);
+    status = ef_filter_new(data, mean, (size_t)k, (size_t)d, &filter, &detail);
     Py_END_ALLOW_THREADS
     self->filter = filter;
     if (status != EF_OK) {

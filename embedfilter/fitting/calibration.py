@@ -86,6 +86,9 @@ class SampleStatistics:
         # Of the filtered rows y with a 1 at their end, the upper triangle of sum(y y^T): its
         # last column is sum(y). Of rows not yet in it, the core has the sum.
         self._moments = np.zeros((p + 1, p + 1))
+        # Of the embeddings themselves. Their mean is subtracted as it is, not as the filter sees
+        # it: the rest of it would be large beside what embeddings differ by, and cancel badly.
+        self._sum = np.zeros(f.n_features_in)
         self._gram: _core.Gram | None = None
         # The rows whose marks are the least of all: the same ones whatever the order.
         self._sample: NDArray[np.float32] = np.empty((0, p), np.float32)
@@ -132,6 +135,8 @@ class SampleStatistics:
             extended = np.ones((len(rows), p + 1), np.float32)
             extended[:, :p] = rows
             self._gram.add(extended, threads)
+            # One row after the other, so that the parts in which they come do not change it.
+            self._sum = np.add.reduce(np.vstack([self._sum, block.astype(np.float64)]))
             self.n_rows += len(rows)
             self._keep(rows, _marks(rows))
 
@@ -154,6 +159,7 @@ class SampleStatistics:
         total = SampleStatistics(self.filter)
         total.n_rows = self.n_rows + other.n_rows
         total._moments = self.moments() + other.moments()
+        total._sum = self._sum + other._sum
         total._keep(self._sample, self._marks)
         total._keep(other._sample, other._marks)
         return total
@@ -178,6 +184,10 @@ class SampleStatistics:
         sums = np.zeros_like(self._moments)
         self._gram.finish(sums, 1)
         return self._moments + sums
+
+    def centre(self) -> NDArray[np.float32]:
+        """Return the mean of the embeddings, (d,)."""
+        return np.asarray(self._sum / self.n_rows, np.float32)
 
     def sample(self) -> NDArray[np.float32]:
         """Return some of the filtered rows, (up to 1024, p): the same ones in any order."""
@@ -230,10 +240,10 @@ def calibrate(
     P = f.components.astype(np.float64)
     rotation = with_signs(axes[:k] @ P)
     components = (rotation * scales[:k, np.newaxis]).astype(np.float32)
-    centre = (mean @ P).astype(np.float32)
     # In the coordinates of the sample: components = mixing @ P.
     mixing = components @ P.T
-    ranges = _ranges((statistics.sample() - mean) @ mixing.T, np.sqrt(variances[:k]) * scales[:k])
+    deviations = np.sqrt(variances[:k]) * scales[:k]
+    ranges = _ranges((statistics.sample() - mean) @ mixing.T, deviations)
     return {
         "components": components,
         "component_indices": f.component_indices[:k],
@@ -245,8 +255,9 @@ def calibrate(
             "calibration_components": str(f.n_components),
             "calibration_whitening": repr(float(whitening)),
             "calibration_shrinkage": f"{shrinkage:.6g}",
+            "calibration_length": f"{np.linalg.norm(deviations):.6g}",
         },
-        "mean": centre,
+        "mean": statistics.centre(),
         "ranges": ranges,
     }
 

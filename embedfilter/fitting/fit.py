@@ -9,7 +9,8 @@ import numpy as np
 from embedfilter.checkpoints.row_counts import warn_of_copies
 from embedfilter.checkpoints.unembedding import Unembedding
 from embedfilter.errors import warn_user
-from embedfilter.fitting.kinds import check_cuts, kept_directions
+from embedfilter.fitting.cuts import check_cuts
+from embedfilter.fitting.kinds import kept_directions
 from embedfilter.fitting.spectrum import Spectrum
 from embedfilter.version import __version__
 
@@ -42,7 +43,7 @@ def fit(
     for doubt in W.doubts:  # before the work
         warn_user(f"{W.source}: {doubt}")
     spectrum = Spectrum.of(W, kept, n_threads=n_threads, progress=progress)
-    check_cuts(spectrum.singular_values, kept)
+    check_cuts(spectrum.singular_values, kept, spectrum.accuracy)
     warn_of_copies(W)
     return {
         "components": spectrum.directions.astype(np.float32),
@@ -60,6 +61,7 @@ def fit(
             "evidence": W.reason,
             **({"applied": "; ".join(W.notes)} if W.notes else {}),
             **({"doubt": "; ".join(W.doubts)} if W.doubts else {}),
+            "accuracy": str(spectrum.accuracy),
             "version": __version__,
         },
     }

@@ -1,4 +1,4 @@
-"""Which directions of a spectrum each kind of filter keeps, and whether they are determined."""
+"""Which directions of a spectrum each kind of filter keeps."""
 
 from __future__ import annotations
 
@@ -8,26 +8,17 @@ from numbers import Integral, Real
 import numpy as np
 from numpy.typing import NDArray
 
-from embedfilter.errors import warn_user
-
 __all__ = [
     "KINDS",
-    "SpectrumError",
-    "check_cuts",
     "check_n_components",
     "kept_directions",
     "resolve_n_components",
-    "rounding_of_squares",
 ]
 
 KINDS = ("edge", "late", "head", "tail", "mid", "random", "identity")
 
 DEFAULT_RATIO = 2
 RANDOM_SEED = 0  # the "random" kind is a fixed choice: the same filter every time
-
-
-class SpectrumError(ValueError):
-    """A matrix without a usable spectrum; the message does not say which matrix."""
 
 
 def resolve_n_components(
@@ -131,45 +122,3 @@ def kept_directions(kind: str, d: int, k: int) -> NDArray[np.int64]:
     else:
         order = np.random.default_rng(RANDOM_SEED).permutation(d)[:k]
     return np.asarray(order, np.int64)
-
-
-def rounding_of_squares(singular_values: NDArray[np.float64]) -> float:
-    """Return how far the squares of singular values may be off: smaller ones may be zero."""
-    d = len(singular_values)
-    return float(8 * d * np.finfo(np.float64).eps * singular_values[0] ** 2)
-
-
-def check_cuts(singular_values: NDArray[np.float64], kept: NDArray[np.int64]) -> None:
-    """Check that the kept subspace is determined where it is cut from the rest.
-
-    Between two equal singular values any rotation of the two directions is as good, so the
-    subspace on either side of a cut between them is arbitrary.
-
-    Raises
-    ------
-    SpectrumError
-        If a cut falls among singular values that are zero (a matrix of low rank).
-
-    Warns
-    -----
-    UserWarning
-        If a cut falls between singular values that rounding cannot tell apart.
-    """
-    d = len(singular_values)
-    squares = singular_values**2
-    noise = rounding_of_squares(singular_values)
-    is_kept = np.zeros(d, bool)
-    is_kept[kept] = True
-    rank = int(np.count_nonzero(squares > noise))
-    for i in np.flatnonzero(is_kept[:-1] != is_kept[1:]):
-        if i >= rank:
-            raise SpectrumError(
-                f"expected a matrix of rank over {i + 1}, so that the kept directions are"
-                f" determined, found rank {rank} of {d}: keep fewer components"
-            )
-        if squares[i] - squares[i + 1] <= noise:
-            warn_user(
-                f"singular values {i} and {i + 1} of {d} are equal to rounding"
-                f" ({singular_values[i]:.9g}, {singular_values[i + 1]:.9g}), and one is kept, the"
-                " other is not: which subspace is kept is arbitrary there"
-            )

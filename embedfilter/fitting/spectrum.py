@@ -11,7 +11,13 @@ from numpy.typing import NDArray
 
 from embedfilter import _core
 from embedfilter.arrays.embeddings import core_view
-from embedfilter.fitting.kinds import SpectrumError
+from embedfilter.fitting.cuts import (
+    LARGEST_SINE,
+    Accuracy,
+    SpectrumError,
+    noise_of_storage,
+    sine,
+)
 
 if TYPE_CHECKING:
     from embedfilter.checkpoints.unembedding import Unembedding
@@ -26,6 +32,12 @@ _STANDS_OUT = 3.0
 _MOST_LEFT = 16.0
 _SAMPLE_ROWS, _SAMPLE_GROUPS = 2048, 64
 _SUBSPACE_ITERATIONS = 4
+# Of the square of a singular value that errors of float32 sums may be.
+_LARGEST_PART = 1e-3
+# Columns of W whose products are summed in float64 too, to know the error of float32 sums; and
+# rows whose length is looked at.
+_N_AUDITED = 24
+_N_ROWS_SEEN = 2048
 # Multiply-adds (V d^2) up to which float64 costs under a tenth of a second.
 _SMALL_WORK = 1 << 30
 # Sums of squares that lose nothing at either end of float64's range.
@@ -46,10 +58,12 @@ class Spectrum:
         Row i is the unit right singular vector of ``singular_values[ranks[i]]``, the ranks
         being those that were asked for, with the sign that makes its entry of largest
         magnitude positive.
+    accuracy : Accuracy
     """
 
     singular_values: NDArray[np.float64]
     directions: NDArray[np.float64]
+    accuracy: Accuracy
 
     @classmethod
     def of(
@@ -67,7 +81,8 @@ class Spectrum:
         the singular values are the square roots of its eigenvalues.
 
         The sum runs in float32, with the dominant directions of a sample of rows taken out
-        first (see csrc/core/gram.c), wherever that is accurate enough; otherwise in float64.
+        first (see csrc/core/gram.c), wherever that is accurate enough, by what is measured of
+        its error (see `_Audit`); otherwise in float64.
 
         Parameters
         ----------
@@ -91,15 +106,18 @@ class Spectrum:
         basis = _dominant_directions(W)
         if basis is not None:
             try:
-                gram = _sum_gram(W, basis, n_threads, progress)
+                gram, accuracy = _sum_gram(W, basis, n_threads, progress)
             except OverflowError:
                 pass  # of float32: float64 may do
             else:
-                wanted = np.concatenate([ranks, np.arange(_N_PEEL)])
+                wanted = np.concatenate([ranks, np.arange(_N_PEEL + 1)])
                 sigma, directions = _decompose(gram, wanted, n_threads)
-                if _was_peeled_by(basis, sigma, directions[len(ranks) :]):
-                    return cls(sigma, with_signs(directions[: len(ranks)]))
-        exact = _sum_gram(W, None, n_threads, progress)
+                accuracy = accuracy.at_least(sigma)
+                if _was_peeled_by(basis, sigma, directions[len(ranks) :]) and _is_exact(
+                    sigma, ranks, accuracy.error
+                ):
+                    return cls(sigma, with_signs(directions[: len(ranks)]), accuracy)
+        exact, accuracy = _sum_gram(W, None, n_threads, progress)
         diagonal = np.diagonal(exact)
         largest = float(diagonal.max())  # NaN where there is one
         if not _LEAST_SQUARE < largest * d < _LARGEST_SQUARE:
@@ -113,7 +131,7 @@ class Spectrum:
                 + found
             )
         sigma, directions = _decompose(exact, ranks, n_threads)
-        return cls(sigma, with_signs(directions))
+        return cls(sigma, with_signs(directions), accuracy.at_least(sigma))
 
 
 def _decompose(
@@ -135,11 +153,20 @@ def _was_peeled_by(
 
     The sums are exact to about 1e-7 of the square of the largest singular value left, so
     that must not be far above the bulk's. A sample may have missed a direction, which the
-    `top` ones (p, d) tell.
+    `top` ones (p + 1, d) tell: one more than are ever taken out, whose singular value bounds those
+    that follow.
     """
-    left = top - (top @ basis.T) @ basis
+    parts = np.einsum("td,pd->tp", top, basis)  # not by NumPy's BLAS, whose threads a fork ends
+    left = top - np.einsum("tp,pd->td", parts, basis)
     sigma_left = sigma[: len(top)] * np.linalg.norm(left, axis=1)
     return bool(sigma_left.max() <= _MOST_LEFT * float(np.median(sigma)))
+
+
+def _is_exact(sigma: NDArray[np.float64], ranks: NDArray[np.int64], error: float) -> bool:
+    """Tell whether sums of this error are enough for what is kept, and for the singular values."""
+    # The least eigenvalue is off by up to 2 sqrt(d) times the error of an element.
+    values_are = 2 * np.sqrt(len(sigma)) * error <= _LARGEST_PART * sigma[-1] ** 2
+    return bool(values_are) and sine(sigma, ranks, error) <= LARGEST_SINE
 
 
 def _dominant_directions(W: Unembedding) -> NDArray[np.float32] | None:
@@ -171,10 +198,16 @@ def _dominant_directions(W: Unembedding) -> NDArray[np.float32] | None:
 
 def _sum_gram(
     W: Unembedding, basis: NDArray[np.float32] | None, n_threads: int, progress: bool
-) -> NDArray[np.float64]:
-    """Return the upper triangle of ``W.T @ W``; OverflowError if float32 sums overflow."""
+) -> tuple[NDArray[np.float64], Accuracy]:
+    """Return the upper triangle of ``W.T @ W``; OverflowError if float32 sums overflow.
+
+    The accuracy is what the rows tell of it: its error is 0 where the sum is in float64.
+    """
     V, d = W.shape
     total = _core.Gram(d, basis)
+    audit = None if basis is None else _Audit(basis)
+    row_squares = []
+    step = -(-V // _N_ROWS_SEEN)
     blocks = W.blocks()
     for start, rows in _with_progress(blocks, V) if progress else blocks:
         try:
@@ -187,11 +220,53 @@ def _sum_gram(
                 f"expected finite numbers, found NaN or infinity in row {start + row}"
                 f" ({count} such rows among rows {start} to {start + len(rows) - 1})"
             ) from None
+        if audit is not None:
+            audit.add(rows, n_threads)
+        some = rows[-start % step :: step].astype(np.float64)
+        with np.errstate(over="ignore"):
+            row_squares.append(np.sum(some * some, axis=1))
     gram = np.zeros((d, d), np.float64)
     total.finish(gram, n_threads)
     if basis is not None and not np.isfinite(np.diagonal(gram)).all():
         raise OverflowError
-    return gram
+    noise = noise_of_storage(W.dtype, W.shape, np.concatenate(row_squares))
+    return gram, Accuracy(0.0 if audit is None else audit.error_of(gram), noise)
+
+
+class _Audit:
+    """Measures the error of a float32 sum: some columns' products, summed in float64 as well.
+
+    What counts is the error between directions other than the dominant ones, whose singular values
+    are far away: so it is looked at in combinations of the columns in which those have no part.
+    """
+
+    def __init__(self, basis: NDArray[np.float32]) -> None:
+        p, d = basis.shape
+        n = min(d, _N_AUDITED)
+        self._columns = slice(0, n * (d // n), d // n)
+        self._exact = _core.Gram(n)
+        parts = basis[:, self._columns].astype(np.float64)
+        # The eigenvectors of eigenvalue 0.
+        self._combinations = _core.eigh(np.einsum("pi,pj->ij", parts, parts), np.arange(n - p), 1)[
+            1
+        ]
+
+    def add(self, rows: NDArray[Any], n_threads: int) -> None:
+        """Add a block of the rows of W."""
+        self._exact.add(core_view(np.ascontiguousarray(rows[:, self._columns])), n_threads)
+
+    def error_of(self, gram: NDArray[np.float64]) -> float:
+        """Return the root mean square error of a sum (d, d), given by its upper triangle."""
+        n = len(self._combinations[0])
+        exact = np.zeros((n, n))
+        self._exact.finish(exact, 1)
+        part = gram[self._columns, self._columns]
+        error = np.triu(part - exact)
+        error += np.triu(error, 1).T
+        left = np.einsum("ai,ij,bj->ab", self._combinations, error, self._combinations)
+        # Columns of larger numbers, of which there are none or few among these.
+        larger = np.diagonal(gram).mean() / np.diagonal(part).mean()
+        return float(np.sqrt(np.mean(np.square(left))) * max(1.0, larger))
 
 
 def _with_progress(

@@ -15,26 +15,32 @@ except ImportError as error:
 __all__ = ["to_faiss", "transforms"]
 
 
-def transforms(f: EmbedFilter) -> tuple[Any, Any]:
-    """Return a filter as two faiss transforms, in the order in which they are applied.
+def transforms(f: EmbedFilter) -> tuple[Any, ...]:
+    """Return a filter as faiss transforms, in the order in which they are applied.
 
     Returns
     -------
+    centring : faiss.CenteringTransform
+        Only of a calibrated filter: its mean is taken off first, as `EmbedFilter.transform` does,
+        so that a mean far from 0 costs no digits.
     linear : faiss.LinearTransform
-        From d to k dimensions; with a bias where the filter is calibrated. Its
-        `reverse_transform` works where the components are orthonormal: without calibration.
+        From d to k dimensions. Its `reverse_transform` works where the components are
+        orthonormal: without calibration.
     unit : faiss.NormalizationTransform
         To unit length; a row of zeros stays zero.
     """
     k, d = f.components.shape
-    bias = f._bias()
-    linear = faiss.LinearTransform(d, k, bias is not None)
+    linear = faiss.LinearTransform(d, k, False)
     faiss.copy_array_to_vector(f.components.ravel(), linear.A)
-    if bias is not None:
-        faiss.copy_array_to_vector(bias, linear.b)
     linear.is_trained = True
     linear.set_is_orthonormal()  # found out by faiss from the numbers
-    return linear, faiss.NormalizationTransform(k, 2.0)
+    unit = faiss.NormalizationTransform(k, 2.0)
+    if f.mean is None:
+        return linear, unit
+    centring = faiss.CenteringTransform(d)
+    faiss.copy_array_to_vector(f.mean, centring.mean)
+    centring.is_trained = True
+    return centring, linear, unit
 
 
 def to_faiss(f: EmbedFilter, index: Any = None) -> Any:
@@ -49,7 +55,8 @@ def to_faiss(f: EmbedFilter, index: Any = None) -> Any:
             f"index: expected one of {k} dimensions, those of the filtered embeddings, found"
             f" {index.d}"
         )
-    linear, unit = transforms(f)
+    *first, unit = transforms(f)
     filtered = faiss.IndexPreTransform(unit, index)
-    filtered.prepend_transform(linear)
+    for transform in reversed(first):
+        filtered.prepend_transform(transform)
     return filtered

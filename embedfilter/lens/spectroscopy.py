@@ -35,7 +35,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from embedfilter.fitting.kinds import rounding_of_squares
+from embedfilter.fitting.cuts import rounding_of_squares
 from embedfilter.fitting.spectrum import Spectrum
 
 __all__ = ["AverageToken", "Spectroscopy", "band_edges", "checked_counts", "log_unigram"]

@@ -74,7 +74,7 @@ void WRAP_DSTEDC(const char *compz, const int *n, double *d, double *e, double *
 
 enum { N = 300, D = 70, K = 20, TOP = 5, RESULT = D * D };
 
-static float rows[N * D], basis[2 * D], bias[K];
+static float rows[N * D], basis[2 * D], mean[D];
 
 static ef_matrix matrix(const float *data, size_t n) {
     return (ef_matrix){.data = (const unsigned char *)data,
@@ -129,7 +129,7 @@ static ef_status projection(double *result, size_t n) {
     ef_filter *filter = NULL;
     ef_detail detail;
     const ef_output form = {.precision = EF_OUT_F32, .normalize = true};
-    ef_status status = ef_filter_new(rows, bias, K, D, &filter, &detail);
+    ef_status status = ef_filter_new(rows, mean, K, D, &filter, &detail);
     if (status == EF_OK)
         status = ef_project(filter, matrix(rows, n), form, result, 2, &detail);
     ef_filter_free(filter);

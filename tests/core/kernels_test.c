@@ -91,8 +91,17 @@ static void test_convert(size_t n) {
     best->f64_to_f32(doubles, a32, n);
     oracle->f64_to_f32(doubles, b32, n);
     same("f64_to_f32", n, a32, b32, n * sizeof *a32);
+    float mean[LARGEST] = {0};
+    for (size_t i = 0; i < n; i++)
+        mean[i] = random_float();
+    best->centre_f64(doubles, mean, a32, n);
+    oracle->centre_f64(doubles, mean, b32, n);
+    same("centre_f64", n, a32, b32, n * sizeof *a32);
     for (size_t i = 0; i < n; i++)
         wide[i] = random_float();
+    best->centre_f32(wide, mean, a32, n);
+    oracle->centre_f32(wide, mean, b32, n);
+    same("centre_f32", n, a32, b32, n * sizeof *a32);
     best->f32_to_f64(wide, a64, n);
     oracle->f32_to_f64(wide, b64, n);
     same("f32_to_f64", n, a64, b64, n * sizeof *a64);

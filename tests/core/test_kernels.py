@@ -5,6 +5,7 @@ Sizes straddle the registers and the panels: 4, 8, 12, 24, 128, 256.
 
 from __future__ import annotations
 
+import ml_dtypes
 import numpy as np
 import pytest
 from kernel_inputs import BFLOAT16, FLOATS, WIDTHS, cast, on_scalar
@@ -29,13 +30,13 @@ def gram(*blocks: NDArray, basis: NDArray | None = None, n_threads: int = 1) -> 
 def project(
     C: NDArray, X: NDArray, precision: str = "float32", normalize: bool = False,
     starts: NDArray | None = None, steps: NDArray | None = None, n_threads: int = 1,
-    bias: NDArray | None = None,
+    mean: NDArray | None = None,
 ) -> NDArray:  # fmt: skip
     width = -(-len(C) // 8) if precision == "ubinary" else len(C)
     stored = {"ubinary": "uint8", "bfloat16": "uint16"}.get(precision, precision)
     # Every element must be written: start from a value that no result has.
     out = np.full((len(X), width), 77, stored)
-    _core.PackedFilter(np.ascontiguousarray(C, np.float32), bias).project(
+    _core.PackedFilter(np.ascontiguousarray(C, np.float32), mean).project(
         core_view(X), out, precision, normalize, starts, steps, n_threads
     )
     return out
@@ -263,30 +264,70 @@ def test_normalising_rows_of_extreme_length(
     np.testing.assert_allclose(project(C, X, normalize=True), expected, rtol=0, atol=tolerance)
 
 
+@pytest.mark.parametrize("dtype", FLOATS)
 @pytest.mark.parametrize("k", WIDTHS)
-def test_bias(isa: str, rng: np.random.Generator, k: int) -> None:
+def test_mean(isa: str, rng: np.random.Generator, k: int, dtype: str) -> None:
     """Of a single row, of few rows and of many, each of which is computed in its own way."""
-    C = rng.standard_normal((k, 19)).astype(np.float32)
-    bias = rng.standard_normal(k).astype(np.float32)
-    for n in (1, 2, 5, 24, 25, 130):
-        check_bias(C, rng.standard_normal((n, 19)).astype(np.float32), bias)
+    for d in (19, 300):  # of one run of inputs, and two
+        C = rng.standard_normal((k, d)).astype(np.float32)
+        mean = rng.standard_normal(d).astype(np.float32)
+        for n in (1, 2, 5, 24, 25, 130):
+            check_mean(C, cast(rng.standard_normal((n, d)) + mean, dtype), mean)
 
 
-def check_bias(C: NDArray, X: NDArray, bias: NDArray) -> None:
-    result = project(C, X, bias=bias)
-    # Added to the finished product, in float32: to the bit.
-    assert np.array_equal(result, project(C, X) + bias)
-    wide = X.astype(np.float64) @ C.T.astype(np.float64) + bias
-    np.testing.assert_allclose(result, wide, rtol=0, atol=1e-5)
-    assert np.array_equal(result, on_scalar(project, C, X, bias=bias))
+def check_mean(C: NDArray, X: NDArray, mean: NDArray) -> None:
+    result = project(C, X, mean=mean)
+    # Taken off in the rows' own precision, float32 or float64: to the bit.
+    wide = X if X.dtype == np.float64 else X.astype(np.float32)
+    assert np.array_equal(result, project(C, (wide - mean).astype(np.float32)))
+    assert np.array_equal(result, on_scalar(project, C, X, mean=mean))
     for n_threads in (2, 3):
-        assert np.array_equal(project(C, X, bias=bias, n_threads=n_threads), result)
-    assert np.array_equal(project(C, X[-1:], bias=bias), result[-1:])
-    lengths = np.linalg.norm(wide, axis=1, keepdims=True)
-    normalised = project(C, X, bias=bias, normalize=True)
-    np.testing.assert_allclose(normalised, wide / lengths, rtol=0, atol=2e-5 / lengths.min())
-    assert np.array_equal(project(C, X, "ubinary", bias=bias), np.packbits(result > 0, axis=1))
-    assert np.array_equal(project(C, X, "float16", bias=bias), result.astype(np.float16))
+        assert np.array_equal(project(C, X, mean=mean, n_threads=n_threads), result)
+    assert np.array_equal(project(C, X[-1:], mean=mean), result[-1:])
+
+
+FAR = 3e4  # times its deviation is the mean of each dimension
+
+
+@pytest.mark.parametrize("precision", ["float32", "float16", "bfloat16", "int8", "ubinary"])
+@pytest.mark.parametrize("dtype", FLOATS)
+@pytest.mark.parametrize("normalize", [False, True])
+def test_a_far_mean_costs_no_digits(
+    isa: str, rng: np.random.Generator, dtype: str, precision: str, normalize: bool
+) -> None:
+    """Relative to what is left; a bias added to the product would be off by 1e-2."""
+    d, k = 300, 50
+    C = np.linalg.qr(rng.standard_normal((d, d)))[0][:k].astype(np.float32)
+    mean = (FAR * rng.choice([-1, 1], d)).astype(np.float32)
+    deviation = 1e3 if dtype in ("float16", "bfloat16") else 1  # float16 ends at 65504, in steps
+    mean = mean / np.float32(3) if dtype == "float16" else mean
+    X = cast(mean + deviation * rng.standard_normal((130, d)), dtype)
+    exact = (X.astype(np.float64) - mean) @ C.T.astype(np.float64)
+    if normalize:
+        exact /= np.linalg.norm(exact, axis=1, keepdims=True)
+    scale = np.sqrt(np.mean(np.square(exact)))
+    if precision == "int8":
+        starts = np.full(k, -4 * scale, np.float32)
+        steps = np.full(k, 8 * scale / 255, np.float32)
+        found = project(C, X, precision, normalize, starts, steps, mean=mean)
+        levels = np.clip(np.trunc((exact - starts) / steps - 128), -128, 127)
+        assert np.abs(found - levels).max() <= 1
+        assert np.mean(found != levels) < 1e-3  # a rounding over the edge of a level
+        return
+    found = project(C, X, precision, normalize, mean=mean)
+    if precision == "ubinary":
+        bits = np.unpackbits(found, axis=1)[:, :k]
+        assert np.array_equal(
+            bits[np.abs(exact) > 1e-5 * scale], exact[np.abs(exact) > 1e-5 * scale] > 0
+        )
+        return
+    if precision == "bfloat16":
+        found = found.view(ml_dtypes.bfloat16)
+    rounding = {"float32": 0, "float16": 2**-11, "bfloat16": 2**-8}[precision]
+    error = np.abs(found.astype(np.float64) - exact)
+    assert (
+        error <= 1e-5 * scale + rounding * np.abs(exact) + (6e-8 if precision == "float16" else 0)
+    ).all()
 
 
 # ---- what is made under one set and used under another -----------------------

@@ -41,13 +41,27 @@ def f(request: pytest.FixtureRequest, edge: EmbedFilter, X: np.ndarray) -> Embed
 
 
 def test_the_transforms_compute_what_transform_does(f: EmbedFilter, X: np.ndarray) -> None:
-    linear, unit = transforms(f)
-    assert linear.have_bias == (f.mean is not None)
+    *first, unit = transforms(f)
+    assert len(first) == 1 + (f.mean is not None)
     # Embeddings of length 1: to them, the 1e-6 of the results are relative.
-    X = X / np.linalg.norm(X, axis=1, keepdims=True)
-    projected = linear.apply(X)
+    projected = X = X / np.linalg.norm(X, axis=1, keepdims=True)
+    for transform in first:
+        projected = transform.apply(projected)
     assert np.abs(projected - f.transform(X, normalize=False)).max() < 1e-6
     assert np.abs(unit.apply(projected) - f.transform(X)).max() < 1e-6
+
+
+def test_a_far_mean_costs_no_digits(edge: EmbedFilter, X: np.ndarray) -> None:
+    """As in `transform`; a bias after the product would be off by 1e-2."""
+    far = X + np.float32(3e4) * X.std(axis=0) * np.where(np.arange(576) % 2, 1, -1)
+    f = edge.calibrate(far)
+    index = f.to_faiss()
+    index.add(far)
+    exact = (far.astype(np.float64) - f.mean) @ f.components.T.astype(np.float64)
+    exact /= np.linalg.norm(exact, axis=1, keepdims=True)
+    stored = faiss.downcast_index(index.index).reconstruct_n(0, len(X))
+    assert np.abs(stored - exact).max() < 1e-6
+    assert np.abs(f.transform(far) - exact).max() < 1e-6
 
 
 def test_zero_rows_stay_zero(edge: EmbedFilter) -> None:
@@ -101,7 +115,7 @@ def test_back_into_the_models_dimensions(edge: EmbedFilter, X: np.ndarray) -> No
 def test_faiss_refuses_the_way_back_through_a_calibrated_filter(
     edge: EmbedFilter, X: np.ndarray
 ) -> None:
-    linear, _ = transforms(edge.calibrate(X))
+    _, linear, _ = transforms(edge.calibrate(X))
     assert not linear.is_orthonormal
     with pytest.raises(RuntimeError, match="orthonormal"):
         linear.reverse_transform(np.ones((1, 144), np.float32))

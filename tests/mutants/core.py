@@ -27,7 +27,7 @@ MISTAKES = [
     ("lens.c", "logit >= atomic_load", "logit < atomic_load", "the worst ones"),
     ("lens.c", "(uint32_t)(lens->n_rows + row)", "(uint32_t)row", "ids begin again"),
     ("lens.c", "if (!isfinite(logit))", "if (false)", "NaN is let through"),
-    ("project.c", "y[c] += bias[c]", "y[c] -= bias[c]", "the mean added instead"),
+    ("project.c", "f->mean + input", "f->mean", "the mean of the first run taken off all"),
     (
         "project.c",
         "y + r * padded + p * tile.columns, padded, input == 0",
