@@ -22,7 +22,14 @@ from numpy.typing import NDArray
 
 from embedfilter.errors import warn_user
 
-__all__ = ["LARGEST_SINE", "Accuracy", "SpectrumError", "check_cuts", "rounding_of_squares", "sine"]
+__all__ = [
+    "LARGEST_SINE",
+    "Accuracy",
+    "SpectrumError",
+    "check_cuts",
+    "noise_of_storage",
+    "rounding_of_squares",
+]
 
 # Of the angle that a filter's subspace may be turned by in silence: a third of what a float32 SVD
 # turns that of a real head by.
@@ -30,8 +37,10 @@ LARGEST_SINE = 1e-4
 # The error at a cut is that of a few pairs of directions: it may be so many times the mean.
 _DEVIATIONS = 4.0
 # The error of float64 sums and of the eigenvectors, between two directions: so many roundings of
-# the square of the largest singular value, in root mean square. Measured: 0.05 to 0.7.
-_ROUNDINGS = 1.0
+# the square of the largest singular value, in root mean square. Up to 2.5 were seen.
+_ROUNDINGS = 4.0
+# Directions that were taken out of the rows, as they stand out, have errors of their own size.
+_STANDS_OUT = 3.0
 # The root mean square of rounding, of numbers of all magnitudes, is 0.21 steps of a type; and
 # float32 arithmetic is off by a few times its own.
 _STEPS, _FLOAT32_STEPS = 0.25, 4.0
@@ -53,33 +62,66 @@ class Accuracy:
         The root mean square error of u^T W^T W v, for two directions u and v.
     noise : float
         Singular values up to this may be rounding alone.
+    left : float
+        What the error is relative to: the mean square of the singular values without the
+        dominant directions, where these were taken out. Theirs are as much larger as they are.
     """
 
     error: float = 0.0
     noise: float = 0.0
+    left: float = float("inf")
 
     def at_least(self, singular_values: NDArray[np.float64]) -> Accuracy:
         """Return this with at least the error of sums in float64 and of an eigen-decomposition."""
         rounding = float(np.finfo(np.float64).eps * singular_values[0] ** 2)
-        return Accuracy(max(self.error, _ROUNDINGS * rounding), self.noise)
+        return Accuracy(max(self.error, _ROUNDINGS * rounding), self.noise, self.left)
 
     @classmethod
     def of_metadata(cls, metadata: Mapping[str, str]) -> Accuracy:
         """Return that of a fitted filter, as far as it is known."""
         try:
-            error, noise = map(float, metadata.get("accuracy", "").split())
+            error, noise, left = map(float, metadata.get("accuracy", "").split())
         except ValueError:
             return cls()
-        return cls(error, noise)
+        return cls(error, noise, left)
 
     def __str__(self) -> str:
-        return f"{self.error:.3g} {self.noise:.3g}"
+        return f"{self.error:.3g} {self.noise:.3g} {self.left:.3g}"
 
     def resolves(self, singular_values: NDArray[np.float64]) -> NDArray[np.bool_]:
         """Tell which singular values (d,) stand out from rounding and from error."""
         # A random symmetric matrix has eigenvalues up to 2 sqrt(d) times its elements.
-        largest = _DEVIATIONS / 2 * 2 * np.sqrt(len(singular_values)) * self.error
+        largest = 2 * np.sqrt(len(singular_values)) * self.error
         return np.asarray(singular_values > max(self.noise, np.sqrt(largest)), bool)
+
+    def sine(self, singular_values: NDArray[np.float64], kept: NDArray[np.int64]) -> float:
+        """Return a bound of the sine of the angle by which errors turn the kept subspace.
+
+        To first order an error e turns direction i towards direction j by e over the gap of the
+        squares of their singular values; the bound is the root of the sum of squares over all
+        pairs of one that is kept and one that is not.
+
+        Parameters
+        ----------
+        singular_values : (d,) float64, descending
+        kept : (k,) int64
+            Ranks.
+
+        Returns
+        -------
+        float
+            Infinity where a singular value on one side of a cut is equal to one on the other.
+        """
+        squares = np.square(singular_values)
+        sizes = np.maximum(1.0, np.sqrt(squares / self.left) / _STANDS_OUT)
+        outside = np.ones(len(squares), bool)
+        outside[kept] = False
+        total = 0.0
+        with np.errstate(divide="ignore"):
+            for i in kept if outside.any() else ():
+                turns = sizes[i] * sizes[outside] * self.error / (squares[outside] - squares[i])
+                total += float(np.sum(np.square(turns)))
+        return float(_DEVIATIONS * np.sqrt(total))
 
 
 def noise_of_storage(dtype: str, shape: tuple[int, int], row_squares: NDArray[np.float64]) -> float:
@@ -103,39 +145,6 @@ def noise_of_storage(dtype: str, shape: tuple[int, int], row_squares: NDArray[np
     steps = max(_STEPS * eps, _FLOAT32_STEPS * min(eps, _EPS["F32"]))
     step = max(steps * size, _STEPS * _LEAST_STEP.get(dtype, 0.0))
     return float(step * (np.sqrt(V) + np.sqrt(d)))
-
-
-def sine(singular_values: NDArray[np.float64], kept: NDArray[np.int64], error: float) -> float:
-    """Return a bound of the sine of the angle by which errors turn the kept subspace.
-
-    To first order an error e turns direction i towards direction j by e over the gap of the
-    squares of their singular values; the bound is the root of the sum of squares over all pairs of
-    one that is kept and one that is not.
-
-    Parameters
-    ----------
-    singular_values : (d,) float64, descending
-    kept : (k,) int64
-        Ranks.
-    error : float
-        See `Accuracy`.
-
-    Returns
-    -------
-    float
-        Infinity where a singular value on one side of a cut is equal to one on the other.
-    """
-    squares = np.square(singular_values)
-    is_kept = np.zeros(len(squares), bool)
-    is_kept[kept] = True
-    inside, outside = squares[is_kept], squares[~is_kept]
-    if not len(outside):
-        return 0.0
-    total = 0.0
-    with np.errstate(divide="ignore", over="ignore"):
-        for square in inside:
-            total += float(np.sum(np.square(error / (outside - square))))
-    return float(_DEVIATIONS * np.sqrt(total))
 
 
 def rounding_of_squares(singular_values: NDArray[np.float64]) -> float:
@@ -172,7 +181,7 @@ def check_cuts(
             f" determined, found rank {rank} of {d}, singular value {i} being"
             f" {singular_values[i] / singular_values[0]:.2g} of the largest: keep fewer components"
         )
-    bound = sine(singular_values, kept, accuracy.error)
+    bound = accuracy.sine(singular_values, kept)
     if bound <= LARGEST_SINE:
         return
     gaps = singular_values[cuts] ** 2 - singular_values[cuts + 1] ** 2

@@ -16,7 +16,6 @@ from embedfilter.fitting.cuts import (
     Accuracy,
     SpectrumError,
     noise_of_storage,
-    sine,
 )
 
 if TYPE_CHECKING:
@@ -112,9 +111,10 @@ class Spectrum:
             else:
                 wanted = np.concatenate([ranks, np.arange(_N_PEEL + 1)])
                 sigma, directions = _decompose(gram, wanted, n_threads)
-                accuracy = accuracy.at_least(sigma)
+                left = float(np.mean(np.square(sigma[len(basis) :])))
+                accuracy = Accuracy(accuracy.error, accuracy.noise, left).at_least(sigma)
                 if _was_peeled_by(basis, sigma, directions[len(ranks) :]) and _is_exact(
-                    sigma, ranks, accuracy.error
+                    sigma, ranks, accuracy
                 ):
                     return cls(sigma, with_signs(directions[: len(ranks)]), accuracy)
         exact, accuracy = _sum_gram(W, None, n_threads, progress)
@@ -162,11 +162,11 @@ def _was_peeled_by(
     return bool(sigma_left.max() <= _MOST_LEFT * float(np.median(sigma)))
 
 
-def _is_exact(sigma: NDArray[np.float64], ranks: NDArray[np.int64], error: float) -> bool:
+def _is_exact(sigma: NDArray[np.float64], ranks: NDArray[np.int64], accuracy: Accuracy) -> bool:
     """Tell whether sums of this error are enough for what is kept, and for the singular values."""
     # The least eigenvalue is off by up to 2 sqrt(d) times the error of an element.
-    values_are = 2 * np.sqrt(len(sigma)) * error <= _LARGEST_PART * sigma[-1] ** 2
-    return bool(values_are) and sine(sigma, ranks, error) <= LARGEST_SINE
+    values_are = 2 * np.sqrt(len(sigma)) * accuracy.error <= _LARGEST_PART * sigma[-1] ** 2
+    return bool(values_are) and accuracy.sine(sigma, ranks) <= LARGEST_SINE
 
 
 def _dominant_directions(W: Unembedding) -> NDArray[np.float32] | None:
