@@ -60,8 +60,9 @@ class EmbedFilter:
         Where the filter comes from: source, revision (the commit of a model on the Hub),
         fitted_for (the model, where the head is another's), tensor, dtype, rows, fingerprint
         (SHA-256 of the tensor's bytes), evidence (why it was taken), applied and doubt (if any),
-        version (of the library). Of a calibrated filter also calibration_rows,
-        calibration_components, calibration_whitening and calibration_shrinkage.
+        accuracy (`fitting.cuts.Accuracy`), version (of the library). Of a calibrated filter also
+        calibration_rows, _components, _whitening, _shrinkage and _length (root mean square of
+        the sample's filtered rows), each with that first word.
     mean : (d,) float32 or None
         Subtracted from embeddings before they are projected; None if not calibrated.
     ranges : (2, k) float32 or None
@@ -448,7 +449,8 @@ class EmbedFilter:
 
         They are that library's own Dense (the components; the mean of a calibrated filter is in
         its bias) and Normalize, so that the model loads anywhere, without this package. Its
-        embeddings are those of `transform`. They may be cut short, since components are in nested
+        embeddings are those of `transform`; a bias costs digits where the mean is far from 0, which
+        is warned of where it is over 1e-3 of them. They may be cut short, since components are in nested
         order, but sentence-transformers does not scale them again by itself:
         ``model.encode(texts, truncate_dim=64, normalize_embeddings=True)``.
 
@@ -497,9 +499,9 @@ class EmbedFilter:
         Returns
         -------
         faiss.IndexPreTransform
-            Of d dimensions: the projection, with a bias where the filter is calibrated, the
-            scaling to unit length, and `index`. `embedfilter.integrations.faiss.transforms`
-            gives the first two alone.
+            Of d dimensions: the centring, of a calibrated filter, the projection, the scaling to
+            unit length, and `index`. `embedfilter.integrations.faiss.transforms`
+            gives them without `index`.
 
         Raises
         ------
