@@ -449,8 +449,8 @@ class EmbedFilter:
 
         They are that library's own Dense (the components; the mean of a calibrated filter is in
         its bias) and Normalize, so that the model loads anywhere, without this package. Its
-        embeddings are those of `transform`; a bias costs digits where the mean is far from 0, which
-        is warned of where it is over 1e-3 of them. They may be cut short, since components are in nested
+        embeddings are those of `transform`, except that a bias costs digits where the mean is far
+        from 0 (a warning says how many). They may be cut short, as components are in nested
         order, but sentence-transformers does not scale them again by itself:
         ``model.encode(texts, truncate_dim=64, normalize_embeddings=True)``.
 

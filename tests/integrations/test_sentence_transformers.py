@@ -127,6 +127,26 @@ def test_calibrated(f: EmbedFilter, folder: Path, embeddings: np.ndarray, tmp_pa
     np.testing.assert_allclose(model.encode(TEXTS), g.transform(embeddings), atol=1e-6)
 
 
+def test_a_far_mean_is_warned_of(
+    f: EmbedFilter, folder: Path, tmp_path: Path, rng: np.random.Generator
+) -> None:
+    """A Dense module has a bias, which is added to a product that the mean has rounded."""
+    X = (rng.standard_normal((200, 384)) + 3e4 * rng.choice([-1, 1], 384)).astype(np.float32)
+    g = f.calibrate(X)
+    model = open_model(folder)
+    with pytest.warns(UserWarning, match=r"the mean .* is 3.*e\+04 times .*error of about 0\.0"):
+        g.to_sentence_transformers(model)
+    exact = (X.astype(np.float64) - g.mean) @ g.components.T.astype(np.float64)
+    rows = model[-2].linear.weight.new_tensor(X)
+    found = model[-2].linear(rows).detach().cpu().numpy()
+    error = np.linalg.norm(found - exact, axis=1) / np.linalg.norm(exact, axis=1)
+    assert 1e-3 < error.max() < 0.03  # as it says; of `transform`:
+    ours = g.transform(X, normalize=False)
+    assert (np.linalg.norm(ours - exact, axis=1) / np.linalg.norm(exact, axis=1)).max() < 1e-5
+    with pytest.warns(UserWarning, match="in float32"):
+        g.to_sentence_transformers(folder, tmp_path / "out")
+
+
 # ---- What does not suit --------------------------------------------------------------------
 
 
