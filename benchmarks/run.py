@@ -22,6 +22,7 @@ def main() -> None:
     large = ["--large"] if "--large" in options else []
     subprocess.run([sys.executable, FOLDER / "project.py", *size, *large], check=True)
     subprocess.run([sys.executable, FOLDER / "fit.py", *size, *large], check=True)
+    subprocess.run([sys.executable, FOLDER / "accuracy.py", *size], check=True)
     subprocess.run([sys.executable, FOLDER / "dequantize.py", *size], check=True)
     subprocess.run([sys.executable, FOLDER / "lens.py", *size], check=True)
     subprocess.run([sys.executable, FOLDER / "apply.py", *size], check=True)

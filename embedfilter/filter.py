@@ -309,7 +309,7 @@ class EmbedFilter:
         """Bring filtered embeddings back into d dimensions: ``Y @ components``.
 
         What the filter has cut stays zero; of normalised rows the length is lost. Of a
-        calibrated filter the scales are undone, and the mean is added.
+        calibrated filter the scales are undone, and the mean is added, whole.
 
         Parameters
         ----------
