@@ -32,6 +32,7 @@ OF_PEERS = {
     "test_dask.py",
     "test_mteb.py",
     "test_notebooks.py",
+    "test_onnx.py",
     "test_ray.py",
     "test_vector_stores.py",
 }
