@@ -33,6 +33,7 @@ OF_PEERS = {
     "test_mteb.py",
     "test_notebooks.py",
     "test_onnx.py",
+    "test_pgvector.py",
     "test_ray.py",
     "test_vector_stores.py",
 }
