@@ -35,6 +35,7 @@ OF_PEERS = {
     "test_onnx.py",
     "test_pgvector.py",
     "test_ray.py",
+    "test_spark.py",
     "test_vector_stores.py",
 }
 
