@@ -129,7 +129,7 @@ def test_a_whole_model_in_one_file(tmp_path) -> None:
         tuple(tokens[name] for name in names),
         tmp_path / "whole.onnx",
         input_names=names,
-        output_names=["embedding"],
+        output_names=["filtered"],
         dynamic_shapes=({0: batch, 1: length},) * 2,
         external_data=False,
         dynamo=True,
