@@ -11,6 +11,7 @@ autodoc_mock_imports = [
     "faiss",
     "matplotlib",
     "mteb",
+    "onnx",
     "pyarrow",
     "ray",
     "scipy",

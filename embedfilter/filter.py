@@ -19,10 +19,11 @@ from embedfilter.arrays.embeddings import (
     output_dtype,
     quantization,
 )
+from embedfilter.arrays.frozen import frozen
 from embedfilter.errors import CheckpointError
 from embedfilter.files.messages import origin_of_width, source_name
-from embedfilter.fitting.cuts import Accuracy, SpectrumError, check_cuts
-from embedfilter.fitting.kinds import KINDS, check_n_components, resolve_n_components
+from embedfilter.fitting.cuts import SpectrumError
+from embedfilter.fitting.kinds import KINDS, resolve_n_components
 from embedfilter.threads import resolve_n_threads
 
 if TYPE_CHECKING:
@@ -89,13 +90,13 @@ class EmbedFilter:
         mean: NDArray[np.float32] | None = None,
         ranges: NDArray[np.float32] | None = None,
     ) -> None:
-        self.components = _frozen(components, np.float32)
-        self.component_indices = _frozen(component_indices, np.int64)
-        self.singular_values = _frozen(singular_values, np.float64)
+        self.components = frozen(components, np.float32)
+        self.component_indices = frozen(component_indices, np.int64)
+        self.singular_values = frozen(singular_values, np.float64)
         self.kind = kind
         self.metadata = MappingProxyType(dict(metadata))
-        self.mean = None if mean is None else _frozen(mean, np.float32)
-        self.ranges = None if ranges is None else _frozen(ranges, np.float32)
+        self.mean = None if mean is None else frozen(mean, np.float32)
+        self.ranges = None if ranges is None else frozen(ranges, np.float32)
         self._origin = origin_of_width(self.metadata)
         self._packed: tuple[str, _core.PackedFilter] | None = None
 
@@ -356,29 +357,9 @@ class EmbedFilter:
             If `n_components` is not an integer from 1 to `self.n_components`, or so few are
             not determined by the matrix (see `from_matrix`).
         """
-        k = check_n_components(n_components, self.n_components)
-        calibrated = self.mean is not None  # components are cut by variance then
-        if k < self.n_components and not calibrated:
-            try:
-                accuracy = Accuracy.of_metadata(self.metadata).at_least(self.singular_values)
-                check_cuts(self.singular_values, self.component_indices[:k], accuracy)
-            except SpectrumError as error:
-                raise ValueError(f"n_components: {error}") from None
-        shortened = self.kind == "identity" and k < self.n_components and not calibrated
-        ranges = self.ranges
-        if ranges is not None:
-            energy = np.square(ranges[1] - ranges[0])
-            wider = ranges[:, :k] * np.sqrt(energy.sum() / energy[:k].sum())
-            ranges = np.clip(wider, -1, 1)
-        return EmbedFilter(
-            self.components[:k].copy(),
-            self.component_indices[:k].copy(),
-            self.singular_values,
-            kind="edge" if shortened else self.kind,
-            metadata=self.metadata,
-            mean=self.mean,
-            ranges=ranges,
-        )
+        from embedfilter.fitting.truncate import truncate  # noqa: PLC0415 - light import
+
+        return EmbedFilter(**truncate(self.__getstate__(), n_components))
 
     # ---- Calibrating it -----------------------------------------------------
 
@@ -450,9 +431,7 @@ class EmbedFilter:
         They are that library's own Dense (the components; the mean of a calibrated filter is in
         its bias) and Normalize, so that the model loads anywhere, without this package. Its
         embeddings are those of `transform`, except that a bias costs digits where the mean is far
-        from 0 (a warning says how many). They may be cut short, as components are in nested
-        order, but sentence-transformers does not scale them again by itself:
-        ``model.encode(texts, truncate_dim=64, normalize_embeddings=True)``.
+        from 0 (a warning says how many). docs/sentence-transformers.md says how to cut them.
 
         Parameters
         ----------
@@ -470,9 +449,8 @@ class EmbedFilter:
         Raises
         ------
         ValueError
-            If the filter does not suit the model: it takes embeddings of another size, or was
-            fitted to another unembedding matrix (its singular values differ by more than 5 %).
-            Of a model without its head, sizes alone are compared: docs/embedding-models.md.
+            If the filter does not suit the model: embeddings of another size, or singular values
+            more than 5 % off. Without a head, sizes are compared: docs/embedding-models.md.
         CheckpointError
             If the model's unembedding matrix cannot be read.
         OSError
@@ -513,6 +491,33 @@ class EmbedFilter:
         from embedfilter.integrations.faiss import to_faiss  # noqa: PLC0415 - an extra
 
         return to_faiss(self, index)
+
+    def to_torch(self, *, normalize: bool = True) -> Any:
+        """Return a torch module that does what `transform` does, on any device, with gradients.
+
+        It is an `embedfilter.integrations.torch.FilterModule`, of (..., d) to (..., k) float32;
+        scaled to unit length if `normalize`. Needs torch: an ImportError says so.
+        """
+        from embedfilter.integrations.torch import FilterModule  # noqa: PLC0415 - an extra
+
+        return FilterModule(self, normalize=normalize)
+
+    def to_onnx(self, path: str | os.PathLike[str], *, normalize: bool = True) -> None:
+        """Write an ONNX model of operator set 18 that does what `transform` does.
+
+        It takes ``embeddings``, (n, d) float32 of any n, and gives ``filtered``, (n, k) float32,
+        scaled to unit length if `normalize`. NaN is not looked for.
+
+        Raises
+        ------
+        OSError
+            If the file cannot be written.
+        ImportError
+            If onnx is not installed.
+        """
+        from embedfilter.integrations.onnx import to_onnx  # noqa: PLC0415 - an extra
+
+        to_onnx(self, path, normalize=normalize)
 
     # ---- Keeping it ---------------------------------------------------------
 
@@ -588,12 +593,3 @@ class EmbedFilter:
         if self._packed is None or self._packed[0] != isa:
             self._packed = isa, _core.PackedFilter(self.components, self.mean)
         return self._packed[1]
-
-
-def _frozen(array: NDArray[Any], dtype: type) -> NDArray[Any]:
-    frozen: NDArray[Any] = np.ascontiguousarray(array, dtype)
-    if frozen.flags.writeable:
-        if frozen is array or frozen.base is not None:
-            frozen = frozen.copy()
-        frozen.flags.writeable = False
-    return frozen

@@ -6,7 +6,8 @@ returns them.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+import re
+from collections.abc import Iterable, Iterator, Sequence
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -27,6 +28,9 @@ BEFORE, AFTER, SHADE = "#b0592f", "#1b6ca8", "#e9e4dc"
 TABLE_ROW_INCHES = 0.25
 # Of more vectors, so many are drawn, and all their pairs.
 _MOST_VECTORS, _SEED = 600, 0
+_MANY_SCRIPTS = re.compile("CJK|Fallback|Unicode|Han|Noto Sans|Hei|Gothic")
+# Bitmaps, which matplotlib cannot draw, and boxes that stand for every character.
+_NOT_DRAWN = re.compile("Emoji|Last ?Resort")
 
 
 def spectrum(f: EmbedFilter, *, ax: Axes | None = None) -> Axes:
@@ -185,9 +189,9 @@ def top_tokens(
         ]
         for row in range(min(n, rows))
     ]
-    drawable = _drawable()
+    families, known = _fonts(text for row in cells for text in row)
     table = ax.table(
-        [[drawable(text) for text in row] for row in cells] or [[""] * (len(results) + 1)],
+        [[_drawable(text, known) for text in row] for row in cells] or [[""] * (len(results) + 1)],
         colLabels=["", *titles[: len(results)]],
         cellLoc="left",
         colLoc="left",
@@ -196,14 +200,15 @@ def top_tokens(
     )
     table.auto_set_font_size(False)
     table.set_fontsize(9)
-    table.auto_set_column_width(range(len(results) + 1))
     row_height = TABLE_ROW_INCHES / ax.get_window_extent().height * ax.figure.dpi
     for (row, _), cell in table.get_celld().items():
         cell.set_edgecolor("#cccccc")
         cell.set_height(row_height)
         cell.get_text().set_parse_math(False)  # a token may be "$"
+        cell.get_text().set_fontfamily(families)
         if row == 0:
             cell.get_text().set_fontweight("bold")
+    table.auto_set_column_width(range(len(results) + 1))
     return ax
 
 
@@ -246,13 +251,43 @@ def _cosines(X: ArrayLike, name: str) -> NDArray[np.float64]:
     return cosines
 
 
-def _drawable() -> Callable[[str], str]:
-    """Return what writes the characters that the font lacks as escapes."""
-    from matplotlib import font_manager  # noqa: PLC0415 (an extra)
+def _fonts(texts: Iterable[str]) -> tuple[list[str], set[int]]:
+    """Find fonts for texts, of all that are installed.
 
+    Returns
+    -------
+    families : list of str
+        The usual ones, and others for the characters that they lack.
+    known : set of int
+        The characters that these have.
+    """
+    import matplotlib as mpl  # noqa: PLC0415 (an extra)
+    from matplotlib import font_manager  # noqa: PLC0415
+
+    families = list(mpl.rcParams["font.family"])
     font = font_manager.get_font(font_manager.findfont(font_manager.FontProperties()))
-    known = font.get_charmap()
-    return lambda text: "".join(
+    known = set(font.get_charmap())
+    lacking = {ord(character) for text in texts for character in text} - known
+    # Those of many scripts first, so that few are opened.
+    entries = sorted(
+        font_manager.fontManager.ttflist, key=lambda entry: _MANY_SCRIPTS.search(entry.name) is None
+    )
+    for entry in entries:
+        if not lacking:
+            break
+        if entry.style != "normal" or _NOT_DRAWN.search(entry.name) or entry.name in families:
+            continue
+        characters = set(font_manager.get_font(entry.fname).get_charmap())
+        if lacking & characters:
+            families.append(entry.name)
+            known |= characters
+            lacking -= characters
+    return families, known
+
+
+def _drawable(text: str, known: set[int]) -> str:
+    """Return a text with the characters that no font has as escapes."""
+    return "".join(
         character if ord(character) in known else character.encode("unicode_escape").decode("ascii")
         for character in text
     )

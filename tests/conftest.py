@@ -32,7 +32,10 @@ OF_PEERS = {
     "test_dask.py",
     "test_mteb.py",
     "test_notebooks.py",
+    "test_onnx.py",
+    "test_pgvector.py",
     "test_ray.py",
+    "test_spark.py",
     "test_vector_stores.py",
 }
 

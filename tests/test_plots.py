@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import builtins
+import warnings
 from collections.abc import Iterator
 
 import numpy as np
 import pytest
+from matplotlib import font_manager
 from matplotlib import pyplot as plt
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
@@ -104,8 +106,11 @@ def test_similarities_of_many(rng: np.random.Generator, ax: Axes) -> None:
             plots.similarities(wrong, ax=ax)
 
 
-def test_top_tokens(W: NDArray, f: EmbedFilter, X: NDArray, ax: Axes) -> None:
-    """Tokens that the font lacks, and some that matplotlib would take for formulas."""
+def test_top_tokens(
+    W: NDArray, f: EmbedFilter, X: NDArray, ax: Axes, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Tokens that no font has, and some that matplotlib would take for formulas."""
+    monkeypatch.setattr(font_manager.fontManager, "ttflist", [])
     lens = LogitLens(W, tokenizer=["$x$", " $", "中文", "\U0001f600", "a\nb", "\\frac"] * 50)
     found = [lens.top_tokens(X, labels=["text $y$"] * 30), lens.top_tokens(X, filter=f)]
     assert plots.top_tokens(found, rows=3, tokens=4, ax=ax) is ax
@@ -126,6 +131,28 @@ def test_top_tokens(W: NDArray, f: EmbedFilter, X: NDArray, ax: Axes) -> None:
     with pytest.raises(ValueError, match="titles: expected 2, found 1"):
         plots.top_tokens(found, titles=["a"], ax=ax)
     plots.top_tokens(lens.top_tokens(X[:0]), ax=Figure().subplots())
+
+
+def test_characters_come_from_whatever_font_has_them(W: NDArray, X: NDArray) -> None:
+    """STIX, which comes with matplotlib, stands for the fonts of other scripts."""
+
+    def characters(name: str) -> set[int]:
+        path = font_manager.findfont(name, fallback_to_default=False)
+        return set(font_manager.get_font(path).get_charmap())
+
+    ours = chr(max(characters("STIXGeneral") - characters("DejaVu Sans")))
+    lens = LogitLens(W, tokenizer=[ours, "a", "\U0010fffd"] * 100)
+    axes = Figure().subplots()
+    plots.top_tokens(lens.top_tokens(X, labels=[ours] * 30), ax=axes)
+    cells = [cell.get_text() for cell in axes.tables[0].get_celld().values()]
+    text = " ".join(cell.get_text() for cell in cells)
+    assert ours in text
+    assert "\\U0010fffd" in text
+    assert cells[0].get_fontfamily()[0] == "sans-serif"
+    assert len(cells[0].get_fontfamily()) == 2
+    with warnings.catch_warnings():  # matplotlib's, of a character that is not in the fonts
+        warnings.simplefilter("error")
+        axes.figure.canvas.draw()
 
 
 def test_current_axes(f: EmbedFilter, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -1,4 +1,4 @@
-"""Where a source is, whatever it is given as: a file, a folder, or a model on the Hub."""
+"""Where a source is: a file, a folder, or a model on the Hub or in Ollama's store."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from embedfilter.checkpoints.layouts.hub_cache import named_file, snapshot_in
+from embedfilter.checkpoints.layouts.ollama import PREFIX, blob_of
 from embedfilter.errors import CheckpointError
 from embedfilter.files.endings import GGUF, NPY, NPZ, PICKLES, SAFETENSORS, TORCH, ending
 from embedfilter.files.folder import Folder, exists
@@ -59,7 +60,7 @@ def locate(source: str | bytes | os.PathLike[str], revision: str | None = None) 
     ----------
     source
         A path; or a string that is none, but the id of a model on the Hub, "owner/name", or one of
-        its files, "owner/name/file.gguf".
+        its files, "owner/name/file.gguf", or "ollama:NAME[:TAG]", a model in Ollama's store.
     revision
         For a model on the Hub: a branch, a tag or a commit.
 
@@ -79,7 +80,9 @@ def locate(source: str | bytes | os.PathLike[str], revision: str | None = None) 
     """
     given = os.fsdecode(source)
     path = Path(given)
-    if not given or not exists(path):
+    if isinstance(source, str) and given.startswith(PREFIX) and not exists(path):
+        path = blob_of(given)
+    elif not given or not exists(path):
         hub = _HUB.fullmatch(given) if isinstance(source, str) else None
         # A name with such an ending is that of a missing file, and better not looked for there.
         if hub is None or (hub[2] is None and ending(path) in ENDINGS):

@@ -72,7 +72,7 @@ def open_unembedding(
         (vocabulary, hidden size): an array, an array-like or a torch tensor.
         A string that names no local path may be the id of a model on the
         Hugging Face Hub, "owner/name", or one of its files,
-        "owner/name/file.gguf".
+        "owner/name/file.gguf"; "ollama:NAME[:TAG]" is a model that Ollama has fetched.
     tensor
         The exact name of the tensor, array or parameter to take instead.
     revision

@@ -31,7 +31,7 @@ class Result:
     verdict: str | None
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class Findings:
     """What `embedfilter.evaluate` found; `Evaluation` shows it in other forms, too.
 
@@ -111,3 +111,5 @@ class Findings:
         ]
         notes = [f"Note: {note}." for note in self.notes]
         return "\n".join([*lines, "", self.legend(), *notes, "", self.recommendation])
+
+    __repr__ = __str__  # what is typed at a prompt shows itself as a table

@@ -37,8 +37,20 @@ if TYPE_CHECKING:
 __all__ = ["add_filter", "append_filter", "check_matrix"]
 
 _MAX_CONFIG = 1 << 20
-# Every version knows these paths; those since 5.4 redirect them.
+# Every version knows these paths; those since 5.4 redirect them, and write the others themselves,
+# which servers look for in vain: vLLM would leave out the pooling and the filter, without a word.
 _DENSE, _NORMALIZE = "sentence_transformers.models.Dense", "sentence_transformers.models.Normalize"
+_KNOWN = {
+    "sentence_transformers.base.modules.transformer.Transformer": (
+        "sentence_transformers.models.Transformer"
+    ),
+    "sentence_transformers.sentence_transformer.modules.pooling.Pooling": (
+        "sentence_transformers.models.Pooling"
+    ),
+    "sentence_transformers.base.modules.dense.Dense": _DENSE,
+    "sentence_transformers.base.modules.normalize.Normalize": _NORMALIZE,
+    "sentence_transformers.sentence_transformer.modules.normalize.Normalize": _NORMALIZE,
+}
 _IDENTITY = "torch.nn.modules.linear.Identity"
 # How far a model's matrix may be from the one the filter was fitted to: fine-tuning moves it by
 # less, and another model's of the same width is elsewhere altogether.
@@ -191,6 +203,8 @@ def _extend_folder(f: EmbedFilter, folder: Path) -> None:
 
     listed = folder / MODULES
     modules = json.loads(listed.read_text(encoding="utf-8"))
+    for module in modules:
+        module["type"] = _KNOWN.get(module["type"], module["type"])
     number = len(modules)
     dense, normalize = f"{number}_Dense", f"{number + 1}_Normalize"
     bias = _bias(f)

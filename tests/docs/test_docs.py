@@ -29,7 +29,7 @@ from embedfilter import EmbedFilter
 ROOT = Path(__file__).resolve().parents[2]
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
 # Their code needs packages that take long to install.
-OF_PEERS = {"ray-dask.md", "vector-stores.md"}
+OF_PEERS = {"ray-dask.md", "torch-onnx.md", "vector-stores.md"}
 # Their code needs a transformers folder or the Hub.
 NOT_HERE = {
     "encode.md": "test_encoder.py",

@@ -15,7 +15,12 @@ MOST_BYTES = 400_000  # each is read on the web, and cloned by everyone
 
 
 def test_all_are_there() -> None:
-    assert [path.stem for path in NOTEBOOKS] == ["1_quick_start", "2_the_lens", "3_smaller_index"]
+    assert [path.stem for path in NOTEBOOKS] == [
+        "1_quick_start",
+        "2_the_lens",
+        "3_smaller_index",
+        "4_gguf_to_verdict",
+    ]
 
 
 @pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)

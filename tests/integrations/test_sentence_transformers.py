@@ -109,6 +109,12 @@ def test_an_open_model_to_a_folder(
     assert len(model) == 3  # it stays as it was
     again = open_model(tmp_path / "out").encode(TEXTS)
     np.testing.assert_allclose(again, f.transform(embeddings), atol=1e-6)
+    # The library writes newer names by itself, which servers do not look for.
+    modules = json.loads((tmp_path / "out" / "modules.json").read_text())
+    assert [m["type"] for m in modules] == [
+        f"sentence_transformers.models.{name}"
+        for name in ("Transformer", "Pooling", "Normalize", "Dense", "Normalize")
+    ]
 
 
 def test_half_precision(f: EmbedFilter, folder: Path, embeddings: np.ndarray) -> None:
