@@ -230,10 +230,9 @@ def _runs(marked: NDArray[np.bool_]) -> Iterator[tuple[int, int]]:
 
 def _cosines(X: ArrayLike, name: str) -> NDArray[np.float64]:
     """Return the cosines of all pairs of rows, where there are many, of some rows."""
-    shape = np.shape(X)
-    if len(shape) != 2 or shape[0] < 2:
-        raise ValueError(f"{name}: expected at least two vectors (n, d), found shape {shape}")
-    array = as_embeddings(X, shape[1], name=name)[1]
+    array, _ = as_embeddings(X, None, name=name)
+    if array.ndim != 2 or len(array) < 2:
+        raise ValueError(f"{name}: expected at least two vectors (n, d), found shape {array.shape}")
     if not np.isfinite(array).all():
         raise ValueError(bad_rows_message(array, name))
     if len(array) > _MOST_VECTORS:

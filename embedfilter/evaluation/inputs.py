@@ -120,15 +120,14 @@ def as_dimensions(dimensions: Any, d: int) -> list[int]:
 
 def _rows(X: Any, name: str, d: int | None = None) -> _Rows:
     """Return embeddings as float32 (n, d), finite, or raise."""
-    array = X if hasattr(X, "shape") else np.asarray(X)
-    if len(array.shape) != 2:
-        raise ValueError(f"{name}: expected (n, d), found shape {tuple(array.shape)}")
-    n, width = array.shape
+    given, _ = as_embeddings(X, d, name=name)
+    if given.ndim != 2:
+        raise ValueError(f"{name}: expected (n, d), found shape {given.shape}")
+    n, width = given.shape
     if n < _LEAST_ROWS or width < 1:
         raise ValueError(
             f"{name}: expected at least {_LEAST_ROWS} rows of embeddings, found {n} of {width}"
         )
-    _, given = as_embeddings(X, width if d is None else d, name=name)
     with np.errstate(over="ignore"):
         rows = given.astype(np.float32)
     if not np.isfinite(rows).all():

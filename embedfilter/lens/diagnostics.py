@@ -130,11 +130,9 @@ def diagnose(X: ArrayLike, filter: EmbedFilter | None = None) -> Diagnostics:  #
     TypeError, ValueError
         For wrong arguments, NaN or infinity.
     """
-    shape = np.shape(X)
-    d = filter.n_features_in if filter is not None else (shape[-1] if len(shape) == 2 else 0)
-    if d == 0:
-        raise ValueError(f"X: expected shape (n, d), found {shape}")
-    array = as_embeddings(X, d)[1]
+    array, _ = as_embeddings(X, None if filter is None else filter.n_features_in)
+    if array.ndim != 2 or not array.shape[1]:
+        raise ValueError(f"X: expected shape (n, d), found {array.shape}")
     if not np.isfinite(array).all():
         raise ValueError(bad_rows_message(array))
     before = _unit(array)

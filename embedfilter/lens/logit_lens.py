@@ -17,6 +17,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from embedfilter import _core
+from embedfilter.arrays.columns import as_array
 from embedfilter.arrays.embeddings import as_embeddings, bad_rows_message, core_view
 from embedfilter.checkpoints import open_unembedding
 from embedfilter.checkpoints.encodings import decoded_itemsize
@@ -234,10 +235,10 @@ class LogitLens:
             raise ValueError(
                 f"filter: expected one for {d} dimensions{origin}, found one for {f.n_features_in}"
             )
-        shape = np.shape(X)
-        if not shape or shape[-1] != f.n_components or f.n_components == d:
+        X = as_array(X, "X")
+        if not X.ndim or X.shape[-1] != f.n_components or f.n_components == d:
             X = f.transform(as_embeddings(X, d, origin=origin)[1], normalize=False)
-        lifted = np.atleast_2d(f.inverse_transform(X))
+        lifted = f.inverse_transform(X).reshape(-1, d)
         # A calibrated filter takes the sample's mean out of embeddings; it says nothing of them.
         return lifted if f.mean is None else lifted - f.mean
 
