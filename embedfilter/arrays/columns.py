@@ -80,7 +80,7 @@ def _from_any(X: Any, name: str) -> NDArray[Any]:
         if hasattr(X, "__dlpack__") and not hasattr(X, "__array__"):
             return _from_dlpack(X)
         array = np.asarray(X)
-    except (TypeError, ValueError, RuntimeError, BufferError) as error:
+    except (TypeError, ValueError, RuntimeError, BufferError):
         if isinstance(X, (list, tuple)):
             return _stacked(X, name)  # it names the row
         if hasattr(X, "__dlpack__"):  # such as CuPy's, which do not become NumPy's by themselves
@@ -161,7 +161,7 @@ def _from_series(X: Any, name: str) -> NDArray[Any]:
 
 def _from_frame(X: Any, name: str) -> NDArray[Any]:
     types = list(X.dtypes)
-    if len(types) == 1 and (types[0] == object or hasattr(types[0], "pyarrow_dtype")):
+    if len(types) == 1 and (types[0] == np.dtype(object) or hasattr(types[0], "pyarrow_dtype")):
         return _from_series(X.iloc[:, 0], name)
     # What NumPy's type is of columns that may hold pandas' or Arrow's missing values.
     plain = [np.dtype(getattr(t, "numpy_dtype", t) if _is_numeric(t) else object) for t in types]
@@ -197,7 +197,7 @@ def _from_polars_series(X: Any, name: str) -> NDArray[Any]:
         if kind == "List":
             lengths = X.list.len().to_numpy()
             width = int(lengths[0]) if len(lengths) else 0
-            _refuse_ragged(lengths != width, lengths, name, shape)
+            _refuse_ragged(lengths, width, name, shape)
         else:
             width = X.dtype.shape[0] if X.dtype.shape else 0
         shape.append(width)
@@ -236,7 +236,7 @@ def _from_polars_frame(X: Any, name: str) -> NDArray[Any]:
 # ---- pyarrow --------------------------------------------------------------------------------
 
 
-def arrow_rows(column: Any, name: str, first: int = 0) -> NDArray[Any]:
+def arrow_rows(column: Any, name: str, first: int = 0, d: int | None = None) -> NDArray[Any]:
     """Return an Arrow array of lists, of any kind, or of tensors, as an array (n, ..., d).
 
     Parameters
@@ -246,6 +246,8 @@ def arrow_rows(column: Any, name: str, first: int = 0) -> NDArray[Any]:
         What it is called in messages.
     first : int
         The number of its first row, for messages.
+    d : int, optional
+        How long lists must be; by default as long as the first.
 
     Raises
     ------
@@ -278,9 +280,12 @@ def arrow_rows(column: Any, name: str, first: int = 0) -> NDArray[Any]:
             )
         elif (lengths := _list_lengths(column)) is not None:
             width = int(lengths[0]) if len(lengths) else getattr(type_, "list_size", 0)
-            _refuse_ragged(lengths != width, lengths, name, shape, first)
+            flat = column.flatten()
+            if d is not None and _list_lengths(flat[:0]) is None:
+                width = d
+            _refuse_ragged(lengths, width, name, shape, first)
             shape.append(width)
-            column = column.flatten()
+            column = flat
         else:
             break
     if not (pa.types.is_floating(type_) or pa.types.is_integer(type_)):
@@ -291,24 +296,25 @@ def arrow_rows(column: Any, name: str, first: int = 0) -> NDArray[Any]:
 
 def _list_lengths(column: Any) -> NDArray[Any] | None:
     """Return the lengths of an Arrow array's lists; None if it is of something else."""
-    types = sys.modules["pyarrow"].types
+    types: Any = sys.modules["pyarrow"].types
     if types.is_fixed_size_list(column.type):
         return np.full(len(column), column.type.list_size)
     if types.is_list(column.type) or types.is_large_list(column.type):
-        return np.diff(column.offsets.to_numpy())
+        return np.asarray(np.diff(column.offsets.to_numpy()))
     if types.is_list_view(column.type) or types.is_large_list_view(column.type):
         return np.asarray(column.sizes.to_numpy())
     return None
 
 
 def _refuse_ragged(
-    wrong: NDArray[Any], lengths: NDArray[Any], name: str, shape: list[int], first: int = 0
+    lengths: NDArray[Any], width: int, name: str, shape: list[int], first: int = 0
 ) -> None:
+    wrong = lengths != width
     if wrong.any():
         place = int(np.argmax(wrong))
+        row = first + place * shape[0] // len(lengths)
         raise ValueError(
-            f"{name}: expected rows of equal length, found {lengths[0]} numbers in row {first} and"
-            f" {lengths[place]} in row {first + place * shape[0] // len(lengths)}"
+            f"{name}: expected lists of {width} numbers, found {lengths[place]} in row {row}"
         )
 
 

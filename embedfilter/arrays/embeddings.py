@@ -98,7 +98,9 @@ def bad_rows_message(array: NDArray[Any], name: str = "X") -> str:
     with np.errstate(invalid="ignore"):  # bfloat16's signalling NaN
         bad = ~np.isfinite(np.atleast_2d(array)).all(axis=-1)
     places = np.argwhere(bad)
-    rows = [str(place[0] if bad.ndim == 1 else tuple(place)) for place in places[:_SHOWN_ROWS].tolist()]
+    rows = [
+        str(place[0] if bad.ndim == 1 else tuple(place)) for place in places[:_SHOWN_ROWS].tolist()
+    ]
     shown = ", ".join(rows) + (", ..." if len(places) > _SHOWN_ROWS else "")
     return (
         f"{name}: expected finite numbers, found NaN or infinity in {len(places)} of"

@@ -206,8 +206,9 @@ def _labels(labels: Any, n: int) -> NDArray[np.int64]:
     given = np.asarray(labels)
     if given.shape != (n,):
         raise ValueError(f"labels: expected {n}, one for each row of X, found shape {given.shape}")
-    if given.dtype.kind == "f" and np.isnan(given).any():
-        raise ValueError("labels: expected a label for each row, found NaN")
+    for row, label in enumerate(given.tolist()):
+        if _is_missing(label):
+            raise ValueError(f"labels: expected a label for each row, found {label!r} in row {row}")
     if given.dtype == object:
         given = given.astype(str)
     values, numbers = np.unique(given, return_inverse=True)
@@ -216,6 +217,14 @@ def _labels(labels: Any, n: int) -> NDArray[np.int64]:
             f"labels: expected at least two different ones, found only {values.tolist()[0]!r}"
         )
     return np.asarray(numbers, np.int64)
+
+
+def _is_missing(label: Any) -> bool:
+    """Tell None, and what is not equal to itself (NaN, NaT, pandas' NA), from labels."""
+    try:
+        return label is None or bool(label != label)  # noqa: PLR0124
+    except TypeError:  # NA does not even say so
+        return True
 
 
 def _relevance(documents: _Rows, queries: _Rows, qrels: Any, k: int) -> Relevance:
