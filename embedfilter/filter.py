@@ -35,7 +35,7 @@ if TYPE_CHECKING:
 
     from embedfilter.fitting.calibration import SampleStatistics
 
-__all__ = ["EmbedFilter"]
+__all__ = ["EmbedFilter", "as_filter"]
 
 
 class EmbedFilter:
@@ -584,6 +584,11 @@ class EmbedFilter:
         if self._packed is None or self._packed[0] != isa:
             self._packed = isa, _core.PackedFilter(self.components, self._bias())
         return self._packed[1]
+
+
+def as_filter(f: EmbedFilter | str | os.PathLike[str]) -> EmbedFilter:
+    """Return a filter, or that of a file."""
+    return f if isinstance(f, EmbedFilter) else EmbedFilter.load(f)
 
 
 def _frozen(array: NDArray[Any], dtype: type) -> NDArray[Any]:

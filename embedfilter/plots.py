@@ -15,6 +15,8 @@ from numpy.typing import ArrayLike, NDArray
 from embedfilter.arrays.embeddings import as_embeddings, bad_rows_message
 
 if TYPE_CHECKING:
+    import os
+
     from matplotlib.axes import Axes
 
     from embedfilter.filter import EmbedFilter
@@ -29,19 +31,21 @@ TABLE_ROW_INCHES = 0.25
 _MOST_VECTORS, _SEED = 600, 0
 
 
-def spectrum(f: EmbedFilter, *, ax: Axes | None = None) -> Axes:
+def spectrum(f: EmbedFilter | str | os.PathLike[str], *, ax: Axes | None = None) -> Axes:
     """Draw the singular values of an unembedding matrix, what the filter cuts shaded.
 
     Parameters
     ----------
-    f : EmbedFilter
+    f : EmbedFilter or path
     ax : matplotlib axes, optional
 
     Returns
     -------
     matplotlib axes
     """
-    ax = _axes(ax)
+    from embedfilter.filter import as_filter  # noqa: PLC0415 - light import
+
+    ax, f = _axes(ax), as_filter(f)
     sigma = f.singular_values
     d = len(sigma)
     is_cut = np.ones(d, bool)

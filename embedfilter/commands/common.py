@@ -41,7 +41,7 @@ __all__ = [
 PATH = click.Path(path_type=Path)
 CHECKPOINT = click.Path(path_type=str)  # a string, since it may be the id of a model on the Hub
 _ROWS = 8192  # read at a time where all are kept
-_BLOCK_BYTES = 16 << 20  # of a file that is streamed, in float32
+_BLOCK_BYTES = 4 << 20  # of a file that is streamed, in float32
 
 
 threads_option = click.option(

@@ -31,6 +31,7 @@ from embedfilter.lens.vocabulary import Vocabulary, find_vocabulary, open_vocabu
 from embedfilter.threads import resolve_n_threads
 
 if TYPE_CHECKING:
+    import os
     from types import TracebackType
 
     from embedfilter.checkpoints.unembedding import Unembedding
@@ -132,7 +133,7 @@ class LogitLens:
         X: ArrayLike,
         k: int = 10,
         *,
-        filter: EmbedFilter | None = None,  # noqa: A002 - its name everywhere else
+        filter: EmbedFilter | str | os.PathLike[str] | None = None,  # noqa: A002 - its name everywhere else
         labels: Sequence[str] | None = None,
     ) -> TopTokens:
         """Find the tokens with the largest logits, W x + b.
@@ -147,7 +148,7 @@ class LogitLens:
             Embeddings from the matrix's model: hidden states after its final norm.
         k : int
             How many tokens, from 1 to V.
-        filter : EmbedFilter, optional
+        filter : EmbedFilter or path, optional
             Look at what the filter keeps: at ``filter.inverse_transform`` of the filtered
             vectors, without a calibrated filter's mean. `X` may be filtered already, of width
             ``filter.n_components``; where that is d too, it counts as not filtered.
@@ -225,12 +226,17 @@ class LogitLens:
             return ValueError(f"source: {message}")
         return CheckpointError(f"{self.matrix.source}: tensor '{self.matrix.name}': {message}")
 
-    def _lifted(self, X: ArrayLike, f: EmbedFilter | None) -> NDArray[Any]:
+    def _lifted(
+        self, X: ArrayLike, given: EmbedFilter | str | os.PathLike[str] | None
+    ) -> NDArray[Any]:
         """Return vectors (n, d): as they are or, with a filter, what it keeps of them."""
         d = self.matrix.shape[1]
         origin = f", the hidden size of {self.matrix.source}"
-        if f is None:
+        if given is None:
             return as_embeddings(X, d, origin=origin)[1]
+        from embedfilter.filter import as_filter  # noqa: PLC0415 - light import
+
+        f = as_filter(given)
         if f.n_features_in != d:
             raise ValueError(
                 f"filter: expected one for {d} dimensions{origin}, found one for {f.n_features_in}"
@@ -249,7 +255,7 @@ class LogitLens:
         X: ArrayLike,
         *,
         bands: int | Sequence[int] = 8,
-        filter: EmbedFilter | None = None,  # noqa: A002 - as in top_tokens
+        filter: EmbedFilter | str | os.PathLike[str] | None = None,  # noqa: A002 - as in top_tokens
         counts: ArrayLike | None = None,
     ) -> Spectroscopy:
         """Measure which bands of the matrix's spectrum vectors and their logits use.

@@ -18,6 +18,8 @@ if TYPE_CHECKING:
 
 __all__ = ["ArrowOutput", "pa"]
 
+_GROUP_BYTES = 8 << 20  # of embeddings in a row group of Parquet
+
 
 class ArrowOutput:
     """A Parquet or Arrow file, or a stream of Arrow batches, with the other columns of a table.
@@ -40,6 +42,8 @@ class ArrowOutput:
         self._is_stream = is_stream
         self._type = pa.list_(pa.from_numpy_dtype(layout.dtype), layout.width)
         self._writer: Any = None
+        self._waiting: list[pa.RecordBatch] = []  # of Parquet: less than a row group
+        self._n_waiting = 0  # bytes of embeddings
         self._dictionaries: dict[str, pa.Array] = {}
         schema = getattr(layout.table, "schema", None)
         if schema is not None:
@@ -56,12 +60,29 @@ class ArrowOutput:
         columns[name] = lists
         arrays = [self._unified(field, columns[field.name]) for field in self._schema]
         with arrow_errors(self._layout.table.where):
-            self._writer.write_batch(pa.RecordBatch.from_arrays(arrays, schema=self._schema))
+            self._write(pa.RecordBatch.from_arrays(arrays, schema=self._schema))
+
+    def _write(self, batch: pa.RecordBatch) -> None:
+        if self._format == "arrow":
+            self._writer.write_batch(batch)
+            return
+        self._waiting.append(batch)
+        self._n_waiting += batch.num_rows * self._layout.width * self._layout.dtype.itemsize
+        if self._n_waiting >= _GROUP_BYTES:
+            self._write_group()
+
+    def _write_group(self) -> None:
+        if self._waiting:
+            table = pa.Table.from_batches(self._waiting, self._schema)
+            self._writer.write_table(table, row_group_size=table.num_rows)
+        self._waiting, self._n_waiting = [], 0
 
     def finish(self) -> None:
         """Write what comes last."""
         if self._writer is None:  # no rows
             self._open(pa.schema([]))
+        with arrow_errors(self._layout.table.where):
+            self._write_group()
         self._writer.close()
 
     def close(self) -> None:
