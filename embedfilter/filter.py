@@ -31,7 +31,7 @@ if TYPE_CHECKING:
 
     from embedfilter.fitting.calibration import SampleStatistics
 
-__all__ = ["EmbedFilter"]
+__all__ = ["EmbedFilter", "as_filter"]
 
 
 class EmbedFilter:
@@ -238,12 +238,12 @@ class EmbedFilter:
 
         Parameters
         ----------
-        X : (n, d), (d,) or (0,) array-like of float16, bfloat16, float32 or float64
+        X : (..., d) or (0,) array-like of float16, bfloat16, float32 or float64
             Embeddings from the model that the filter comes from: hidden states after its
-            final norm, pooled or not, normalised or not. Torch tensors on the CPU are taken.
-            float64 is rounded to float32, where numbers under 1e-45 are zero, after a calibrated
-            filter's mean is taken off. To such a filter they must come as its sample did:
-            normalised or not.
+            final norm, pooled or not, normalised or not. Torch tensors, frames, and columns of
+            lists of pandas, polars and Arrow are taken: docs/arrays.md. float64 is rounded to
+            float32, where numbers under 1e-45 are zero, after a calibrated filter's mean is taken
+            off. To such a filter they must come as its sample did: normalised or not.
         normalize : bool
             Scale each row to unit length. A row of zeros stays zero, unless a calibrated
             filter's mean is subtracted from it.
@@ -261,7 +261,7 @@ class EmbedFilter:
 
         Returns
         -------
-        (n, k) or (k,) array of the precision's dtype
+        (..., k) array of the precision's dtype
             For "ubinary" ceil(k / 8) uint8 instead of k. A row's result is the same to the
             bit for every batch, number of threads and instruction set.
 
@@ -278,12 +278,9 @@ class EmbedFilter:
             ranges = self.ranges
         starts, steps = quantization(ranges, self.n_components, precision)
         width = -(-self.n_components // 8) if precision == "ubinary" else self.n_components
-        single = given.ndim == 1 and len(array) == 1
-        if out is None:
-            result = np.empty((array.shape[0], width), dtype)
-        else:
-            shape = (width,) if single else (array.shape[0], width)
-            result = check_output(out, shape, dtype, given).reshape(array.shape[0], width)
+        shape = (*given.shape[:-1], width)
+        out = np.empty(shape, dtype) if out is None else check_output(out, shape, dtype, given)
+        result = out.reshape(array.shape[0], width)
         # The core would use one thread, so that none need be counted.
         small = array.shape[0] * self.components.size < _core.THREAD_WORK
         threads = 1 if small and n_threads is None else resolve_n_threads(n_threads)
@@ -299,10 +296,8 @@ class EmbedFilter:
         except ValueError as error:
             if len(error.args) != 3:  # not about a row
                 raise
-            raise ValueError(bad_rows_message(array)) from None
-        if out is not None:
-            return out
-        return result[0] if single else result
+            raise ValueError(bad_rows_message(given)) from None
+        return out
 
     __call__ = transform
 
@@ -314,11 +309,11 @@ class EmbedFilter:
 
         Parameters
         ----------
-        Y : (n, k), (k,) or (0,) array-like of float16, bfloat16, float32 or float64
+        Y : (..., k) or (0,) array-like of float16, bfloat16, float32 or float64
 
         Returns
         -------
-        (n, d) or (d,) float32
+        (..., d) float32
 
         Raises
         ------
@@ -335,13 +330,13 @@ class EmbedFilter:
                 result = rows / squares @ self.components + self.mean
             finite = np.isfinite(result).all(axis=1)
             if not finite.all() and not np.isfinite(array).all():
-                raise ValueError(bad_rows_message(array, "Y"))
+                raise ValueError(bad_rows_message(given, "Y"))
         if not finite.all():
             raise ValueError(
                 "Y: expected numbers that fit float32, and so their products, found larger ones"
                 f" in row {int(np.argmin(finite))}"
             )
-        return result[0] if given.ndim == 1 and len(result) else result
+        return result.reshape(*given.shape[:-1], self.n_features_in)
 
     def truncate(self, n_components: int) -> EmbedFilter:
         """Return the filter of the first `n_components` components.
@@ -593,3 +588,8 @@ class EmbedFilter:
         if self._packed is None or self._packed[0] != isa:
             self._packed = isa, _core.PackedFilter(self.components, self.mean)
         return self._packed[1]
+
+
+def as_filter(f: EmbedFilter | str | os.PathLike[str]) -> EmbedFilter:
+    """Return a filter, or that of a file."""
+    return f if isinstance(f, EmbedFilter) else EmbedFilter.load(f)

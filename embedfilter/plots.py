@@ -16,6 +16,8 @@ from numpy.typing import ArrayLike, NDArray
 from embedfilter.arrays.embeddings import as_embeddings, bad_rows_message
 
 if TYPE_CHECKING:
+    import os
+
     from matplotlib.axes import Axes
 
     from embedfilter.filter import EmbedFilter
@@ -33,19 +35,21 @@ _MANY_SCRIPTS = re.compile("CJK|Fallback|Unicode|Han|Noto Sans|Hei|Gothic")
 _NOT_DRAWN = re.compile("Emoji|Last ?Resort")
 
 
-def spectrum(f: EmbedFilter, *, ax: Axes | None = None) -> Axes:
+def spectrum(f: EmbedFilter | str | os.PathLike[str], *, ax: Axes | None = None) -> Axes:
     """Draw the singular values of an unembedding matrix, what the filter cuts shaded.
 
     Parameters
     ----------
-    f : EmbedFilter
+    f : EmbedFilter or path
     ax : matplotlib axes, optional
 
     Returns
     -------
     matplotlib axes
     """
-    ax = _axes(ax)
+    from embedfilter.filter import as_filter  # noqa: PLC0415 - light import
+
+    ax, f = _axes(ax), as_filter(f)
     sigma = f.singular_values
     d = len(sigma)
     is_cut = np.ones(d, bool)
@@ -235,10 +239,9 @@ def _runs(marked: NDArray[np.bool_]) -> Iterator[tuple[int, int]]:
 
 def _cosines(X: ArrayLike, name: str) -> NDArray[np.float64]:
     """Return the cosines of all pairs of rows, where there are many, of some rows."""
-    shape = np.shape(X)
-    if len(shape) != 2 or shape[0] < 2:
-        raise ValueError(f"{name}: expected at least two vectors (n, d), found shape {shape}")
-    array = as_embeddings(X, shape[1], name=name)[1]
+    array, _ = as_embeddings(X, None, name=name)
+    if array.ndim != 2 or len(array) < 2:
+        raise ValueError(f"{name}: expected at least two vectors (n, d), found shape {array.shape}")
     if not np.isfinite(array).all():
         raise ValueError(bad_rows_message(array, name))
     if len(array) > _MOST_VECTORS:

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from embedfilter.arrays.torch_tensors import is_torch, tensor_to_array
+from embedfilter.arrays.columns import as_array
 
 __all__ = [
     "PRECISIONS",
@@ -26,17 +27,18 @@ _SHOWN_ROWS = 5
 
 
 def as_embeddings(
-    X: Any, d: int, *, origin: str = "", name: str = "X"
+    X: Any, d: int | None, *, origin: str = "", name: str = "X"
 ) -> tuple[NDArray[Any], NDArray[Any]]:
     """Return embeddings as a 2-D array that the C core can read.
 
     Parameters
     ----------
-    X : array-like, torch tensor on the CPU or data frame, (n, d), (d,) or (0,)
-        Of float16, bfloat16, float32 or float64, with any strides and byte order. Not copied
+    X : array-like, (..., d) or (0,)
+        What `embedfilter.arrays.columns.as_array` takes: arrays, tensors, frames, columns. Of
+        float16, bfloat16, float32 or float64, with any strides and byte order. Not copied
         where the elements of a row are adjacent, aligned and in native order.
-    d : int
-        The width expected.
+    d : int or None
+        The width expected; None for any.
     origin : str
         Whose width that is, for the message.
     name : str
@@ -44,10 +46,11 @@ def as_embeddings(
 
     Returns
     -------
-    given : array
-        The memory of `X` as it is, to compare with; a copy only if `X` was no array.
+    given : array (..., d)
+        The memory of `X` as it is, to compare with; a copy only if `X` was no array. (0,),
+        which is what encoders return for no texts, becomes (0, d).
     array : (n, d)
-        (d,) becomes (1, d); (0,), which is what encoders return for no texts, (0, d).
+        All its rows: (d,) becomes (1, d), (m, t, d) becomes (m t, d).
 
     Raises
     ------
@@ -60,51 +63,27 @@ def as_embeddings(
         flags = X.flags
         if flags.c_contiguous and flags.aligned:
             return X, X  # by far the most frequent: no more to ask
-    given = array = _as_array(X, name)
-    if array.dtype.name not in _FLOATS:
+    given = as_array(X, name)
+    if given.dtype.name not in _FLOATS:
         hint = ""
-        if array.dtype.kind in "iu" and array.size:
+        if given.dtype.kind in "iu" and given.size:
             hint = ": quantised embeddings cannot be filtered; filter first, then quantise"
-        raise TypeError(f"{name}: expected one of {', '.join(_FLOATS)}, found {array.dtype}{hint}")
-    if array.ndim == 1 and array.shape[0] == 0:
-        array = array.reshape(0, d)
-    elif array.ndim == 1:
-        array = array[np.newaxis]
-    if array.ndim != 2 or array.shape[1] != d:
-        raise ValueError(f"{name}: expected (n, {d}){origin}, found shape {given.shape}")
-    adjacent = array.shape[1] == 1 or array.strides[1] == array.itemsize
-    if not (adjacent and array.flags.aligned and array.dtype.isnative):
+        raise TypeError(f"{name}: expected one of {', '.join(_FLOATS)}, found {given.dtype}{hint}")
+    width = d if d is not None else given.shape[-1] if given.ndim else 0
+    if given.shape == (0,):
+        given = given.reshape(0, width)
+    if given.ndim == 0 or given.shape[-1] != width:
+        wanted = "(..., d)" if d is None else f"(n, {d}){origin}"
+        raise ValueError(f"{name}: expected {wanted}, found shape {given.shape}")
+    n_rows = math.prod(given.shape[:-1])
+    if not (width == 1 or given.strides[-1] == given.itemsize or not given.size):
+        array = np.ascontiguousarray(given)
+    else:
+        array = given
+    array = array.reshape(n_rows, width)
+    if not (array.flags.aligned and array.dtype.isnative):
         array = array.astype(array.dtype.newbyteorder("="), order="C")
     return given, array
-
-
-def _as_array(X: Any, name: str) -> NDArray[Any]:
-    if isinstance(X, np.ma.MaskedArray):
-        raise TypeError(f"{name}: expected an array, found a masked array: fill it first")
-    if is_torch(X):
-        return _from_torch(X, name)
-    try:
-        return np.asarray(X)
-    except ValueError as error:  # ragged lists
-        raise ValueError(f"{name}: expected rows of equal length: {error}") from error
-    except (TypeError, RuntimeError) as error:  # lists of tensors, and the like
-        raise TypeError(f"{name}: expected an array or lists of numbers: {error}") from error
-
-
-def _from_torch(X: Any, name: str) -> NDArray[Any]:
-    """Return a torch tensor as an array; where that would copy or drop something, refuse."""
-    if not hasattr(X, "numpy") or X.device.type != "cpu":
-        found = getattr(X, "device", type(X).__name__)
-        raise TypeError(f"{name}: expected a tensor on the CPU (x.cpu()), found {found}")
-    if X.requires_grad:
-        raise TypeError(
-            f"{name}: expected a tensor without gradients (x.detach()), found requires_grad=True:"
-            " the filter does not propagate them"
-        )
-    try:
-        return tensor_to_array(X)
-    except TypeError as error:
-        raise TypeError(f"{name}: {error}") from None
 
 
 def core_view(rows: NDArray[Any]) -> NDArray[Any]:
@@ -115,13 +94,17 @@ def core_view(rows: NDArray[Any]) -> NDArray[Any]:
 
 
 def bad_rows_message(array: NDArray[Any], name: str = "X") -> str:
-    """Say which rows of a 2-D array have NaN or infinity; the array has some."""
+    """Say which rows of an array (..., d) have NaN or infinity; the array has some."""
     with np.errstate(invalid="ignore"):  # bfloat16's signalling NaN
-        (rows,) = np.nonzero(~np.isfinite(array).all(axis=1))
-    shown = ", ".join(map(str, rows[:_SHOWN_ROWS])) + (", ..." if len(rows) > _SHOWN_ROWS else "")
+        bad = ~np.isfinite(np.atleast_2d(array)).all(axis=-1)
+    places = np.argwhere(bad)
+    rows = [
+        str(place[0] if bad.ndim == 1 else tuple(place)) for place in places[:_SHOWN_ROWS].tolist()
+    ]
+    shown = ", ".join(rows) + (", ..." if len(places) > _SHOWN_ROWS else "")
     return (
-        f"{name}: expected finite numbers, found NaN or infinity in {len(rows)} of"
-        f" {len(array)} rows: {shown}"
+        f"{name}: expected finite numbers, found NaN or infinity in {len(places)} of"
+        f" {bad.size} rows: {shown}"
     )
 
 

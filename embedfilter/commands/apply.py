@@ -1,11 +1,11 @@
-"""``embedfilter apply``: the embeddings of a file, filtered."""
+"""``embedfilter apply``: the embeddings of files, filtered."""
 
 from __future__ import annotations
 
 import functools
 import json
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -16,17 +16,22 @@ from numpy.typing import NDArray
 from embedfilter.arrays.embeddings import PRECISIONS
 from embedfilter.commands.common import (
     PATH,
-    each_block,
+    block_rows,
+    check_width,
+    column_option,
+    in_rows,
     is_same_file,
     json_option,
+    key_option,
     print_text,
     read_rows,
     threads_option,
 )
 from embedfilter.errors import EmbedFilterError
-from embedfilter.files.endings import ARROW, NPZ, PARQUET, ending
+from embedfilter.files.tables.outputs import FORMATS, check_output, open_output
 
 if TYPE_CHECKING:
+    from embedfilter.files.tables.base import Part, Table
     from embedfilter.filter import EmbedFilter
 
 __all__ = ["apply"]
@@ -34,13 +39,19 @@ __all__ = ["apply"]
 
 @click.command()
 @click.argument("filter_file", metavar="FILTER", type=PATH)
-@click.argument("embeddings", metavar="IN", type=str)
+@click.argument("embeddings", metavar="IN...", type=str, nargs=-1, required=True)
 @click.argument("output", metavar="OUT", type=str)
-@click.option("--column", help="Of Parquet and Arrow files.  [default: the only one of floats]")
+@column_option
 @click.option(
     "--output-column", help="Write filtered embeddings into this column, and keep the other."
 )
-@click.option("--key", help="The array of an .npz file.  [default: the only one]")
+@key_option
+@click.option(
+    "--format",
+    "format_",
+    type=click.Choice(FORMATS),
+    help="What OUT is.  [default: by its ending; for - as IN]",
+)
 @click.option(
     "--normalize/--no-normalize",
     default=True,
@@ -65,19 +76,21 @@ __all__ = ["apply"]
 @json_option
 def apply(
     filter_file: Path,
-    embeddings: str,
+    embeddings: tuple[str, ...],
     output: str,
     column: str | None,
     output_column: str | None,
     key: str | None,
+    format_: str | None,
     as_json: bool,
     **options: Any,
 ) -> None:
-    """Filter the embeddings of a file, of any length.
+    """Filter the embeddings of files, of any length.
 
-    IN is a .npy or .npz file of embeddings (n, d), for which OUT is a .npy file; or a Parquet
-    (.parquet) or Arrow (.arrow, .feather) file with a column of lists, whose other columns OUT
-    keeps. "-" is a stream of Arrow batches on standard input or output.
+    IN is a file, several of one kind, a folder of them, or - for standard input: .npy, .npz,
+    .safetensors, .pt; or a table with a column of lists, whose other columns OUT keeps: Parquet,
+    Arrow, Feather, .jsonl, .csv, .tsv, the text ones perhaps compressed (.gz, .zst). OUT is of any
+    of these kinds, by its ending.
 
     OUT may be IN: it is written when all is filtered.
 
@@ -85,32 +98,23 @@ def apply(
     Example:
       embedfilter apply filter.safetensors embeddings.npy filtered.npy
       embedfilter apply filter.safetensors texts.parquet filtered.parquet --column embedding
+      zcat texts.jsonl.gz | embedfilter apply filter.safetensors - filtered.jsonl
     """  # noqa: D301 - click takes the backspace for "do not wrap"
+    from embedfilter.files.tables.opening import open_table  # noqa: PLC0415 - light --help
+    from embedfilter.filter import EmbedFilter  # noqa: PLC0415
+
     start = time.perf_counter()
     for name, file in (("filter", filter_file), ("ranges", options["ranges_file"])):
-        if file is not None and is_same_file(Path(output), file):
+        if file is not None and output != "-" and is_same_file(Path(output), file):
             raise EmbedFilterError(
                 f"{output}: expected an output apart from the {name}, found the file {file} itself"
             )
-    kind, wanted = _kind(embeddings), _kind(output)
-    if wanted != ("column" if kind == "column" else ".npy"):
-        files = "Parquet, Arrow or - (a stream)" if kind == "column" else ".npy"
-        raise EmbedFilterError(f"{output}: expected an output of {files} for {embeddings}")
-    for option, value, needed in (
-        ("--column", column, "column"),
-        ("--output-column", output_column, "column"),
-        ("--key", key, ".npz"),
-    ):
-        if value is not None and kind != needed:
-            raise EmbedFilterError(f"{option}: expected none for {embeddings}, found {value!r}")
-    from embedfilter.filter import EmbedFilter  # noqa: PLC0415 - light --help
-
     f = EmbedFilter.load(filter_file)
     transform = _transform(f, **options)
-    if kind == "column":
-        n_rows, width = _apply_column(f, transform, embeddings, output, column, output_column)
-    else:
-        n_rows, width = _apply_rows(f, transform, Path(embeddings), key, Path(output))
+    if output != "-":  # found out before the work, as far as it is not about the input
+        check_output(output, "npy", format_)
+    with open_table(embeddings, key) as table:
+        n_rows, width = _filter(f, transform, table, output, format_, column, output_column)
     seconds = time.perf_counter() - start
     if as_json:
         click.echo(
@@ -121,13 +125,6 @@ def apply(
 
 
 _Transform = Callable[[NDArray[Any]], NDArray[Any]]
-
-
-def _kind(path: str) -> str:
-    """Return what is at a path, by its ending: ".npy", ".npz" or "column"."""
-    if path == "-" or ending(path) in (*PARQUET, *ARROW):
-        return "column"
-    return ".npz" if ending(path) in NPZ else ".npy"
 
 
 def _transform(
@@ -153,50 +150,54 @@ def _transform(
     return transform
 
 
-def _apply_column(
+def _filter(
     f: EmbedFilter,
     transform: _Transform,
-    source: str,
+    table: Table,
     output: str,
+    format_: str | None,
     column: str | None,
     output_column: str | None,
 ) -> tuple[int, int]:
+    """Filter a table into an output and return the shape written."""
     from tqdm import tqdm  # noqa: PLC0415
 
-    from embedfilter.files.columns import filter_column  # noqa: PLC0415 - needs pyarrow
+    from embedfilter.files.tables.ahead import ahead  # noqa: PLC0415
+    from embedfilter.files.tables.base import EMBEDDING, Layout, checked_rows  # noqa: PLC0415
 
-    if transform(np.empty((0, f.n_features_in), np.float32)).dtype.name == "bfloat16":
-        raise EmbedFilterError(f"{output}: expected a type that Arrow has, found bfloat16")
-    with tqdm(desc="apply", unit=" rows", unit_scale=True, disable=None) as bar:
-        return filter_column(
-            source,
-            output,
-            transform,
-            f.n_features_in,
-            column=column,
-            output_column=output_column,
-            progress=bar.update,
+    chosen = check_output(output, table.format, format_)
+    source = table.embedding_column(column)
+    if output_column is not None and chosen in ("npy", "pt"):
+        raise EmbedFilterError(
+            f"--output-column: expected none for {output}, which has no columns, found"
+            f" {output_column!r}"
         )
-
-
-def _apply_rows(
-    f: EmbedFilter, transform: _Transform, source: Path, key: str | None, output: Path
-) -> tuple[int, int]:
-    """Filter rows into a .npy file and return the shape written."""
-    from embedfilter.files.atomic import atomic_output  # noqa: PLC0415
-    from embedfilter.files.containers.npy import write_npy_header  # noqa: PLC0415
-    from embedfilter.files.embeddings import EmbeddingsFile  # noqa: PLC0415
-
+    check_width(table, f)
     empty = transform(np.empty((0, f.n_features_in), np.float32))  # the output's width and type
-    with EmbeddingsFile(source, key) as file, atomic_output(output) as target:
-        shape = file.shape[0], empty.shape[1]
-        write_npy_header(target, shape, empty.dtype)
+    target = output_column or source or EMBEDDING
+    keeps = source if target != source else None
+    layout = Layout(table, target, empty.shape[1], empty.dtype, keeps)
 
-        def write(rows: NDArray[Any]) -> None:
-            target.write(transform(rows).reshape(-1).view(np.uint8).data)
+    def filtered() -> Iterator[tuple[Part, NDArray[Any]]]:
+        first = 0
+        for part in ahead(table.parts(block_rows(f.n_features_in))):
+            rows = checked_rows(table, part, source, first, f.n_features_in)
+            try:
+                yield part, transform(rows)
+            except ValueError as error:
+                raise in_rows(table, source, first, len(rows), error) from None
+            first += len(rows)
 
-        each_block(file, f, write, "apply")
-    return shape
+    n_rows = 0
+    with (
+        open_output(output, chosen, layout) as out,
+        tqdm(total=table.n_rows, desc="apply", unit=" rows", unit_scale=True, disable=None) as bar,
+    ):
+        for part, rows in ahead(filtered()):  # one is read, one filtered, one written at a time
+            out.write(part, rows)
+            n_rows += len(part)
+            bar.update(len(part))
+    return n_rows, empty.shape[1]
 
 
 def _read_ranges(path: Path | None, precision: str, k: int, in_filter: bool) -> Any:

@@ -10,9 +10,11 @@ import click
 
 from embedfilter.commands.common import (
     PATH,
+    column_option,
     each_block,
     is_same_file,
     json_option,
+    key_option,
     print_text,
     threads_option,
 )
@@ -38,6 +40,8 @@ __all__ = ["calibrate"]
     type=int,
     help="Keep so many dimensions.  [default: all of FILTER's]",
 )
+@column_option
+@key_option
 @threads_option
 @json_option
 def calibrate(
@@ -46,20 +50,23 @@ def calibrate(
     output: Path,
     whitening: float,
     n_components: int | None,
+    column: str | None,
+    key: str | None,
     n_threads: int | None,
     as_json: bool,
 ) -> None:
     """Fit a filter to a sample of embeddings, without labels.
 
-    EMBEDDINGS is a .npy file (n, d) of any length: a few hundred rows are enough. They are to
-    be normalised if, and only if, those that will be filtered are.
+    EMBEDDINGS is a file of any kind that `apply` reads, or a folder of them, or - for standard
+    input, of any length: a few hundred rows are enough. They are to be normalised if, and only
+    if, those that will be filtered are.
 
     \b
     Example:
       embedfilter calibrate filter.safetensors sample.npy -o calibrated.safetensors
     """  # noqa: D301 - click takes the backspace for "do not wrap"
     from embedfilter.files.atomic import check_target  # noqa: PLC0415 - light --help
-    from embedfilter.files.embeddings import EmbeddingsFile  # noqa: PLC0415
+    from embedfilter.files.tables.opening import open_table  # noqa: PLC0415
     from embedfilter.filter import EmbedFilter  # noqa: PLC0415
 
     check_target(output)  # found out before the work, not after
@@ -75,8 +82,11 @@ def calibrate(
     except ValueError as error:
         detail = str(error).removeprefix("filter: ")
         raise EmbedFilterError(f"{filter_file}: {detail}") from None
-    with EmbeddingsFile(embeddings) as file:
-        each_block(file, f, lambda rows: statistics.add(rows, n_threads=n_threads), "calibrate")
+    with open_table([embeddings], key) as table:
+        name = table.embedding_column(column)
+        each_block(
+            table, name, f, lambda rows: statistics.add(rows, n_threads=n_threads), "calibrate"
+        )
     try:
         g = f.calibrate(
             statistics, n_components=n_components, whitening=whitening, n_threads=n_threads

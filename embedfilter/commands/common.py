@@ -14,17 +14,22 @@ from embedfilter.errors import EmbedFilterError
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-    from embedfilter.files.embeddings import EmbeddingsFile
+    from embedfilter.files.tables.base import Table
     from embedfilter.filter import EmbedFilter
 
 __all__ = [
     "CHECKPOINT",
     "PATH",
     "base_option",
+    "block_rows",
+    "check_width",
+    "column_option",
     "each_block",
     "filter_option",
+    "in_rows",
     "is_same_file",
     "json_option",
+    "key_option",
     "print_text",
     "read_rows",
     "revision_option",
@@ -35,7 +40,8 @@ __all__ = [
 
 PATH = click.Path(path_type=Path)
 CHECKPOINT = click.Path(path_type=str)  # a string, since it may be the id of a model on the Hub
-_BLOCK_BYTES = 16 << 20  # of a file that is streamed
+_ROWS = 8192  # read at a time where all are kept
+_BLOCK_BYTES = 4 << 20  # of a file that is streamed, in float32
 
 
 threads_option = click.option(
@@ -68,6 +74,12 @@ template_option = click.option(
 filter_option = click.option(
     "--filter", "filter_file", type=PATH, help="Show what is left after this filter, too."
 )
+column_option = click.option(
+    "--column", help="The column of embeddings, of tables.  [default: the only one of lists]"
+)
+key_option = click.option(
+    "--key", help="The array, of .npz, .safetensors and torch files.  [default: the only one]"
+)
 json_option = click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 
 
@@ -85,24 +97,65 @@ def is_same_file(path: Path, other: Path) -> bool:
         return False
 
 
-def read_rows(path: Path, n_rows: int | None = None) -> NDArray[Any]:
-    """Return the first rows of a file of embeddings, by default all."""
-    from embedfilter.files.embeddings import EmbeddingsFile  # noqa: PLC0415 - light --help
+def read_rows(
+    path: Path, n_rows: int | None = None, *, column: str | None = None, key: str | None = None
+) -> NDArray[Any]:
+    """Return the first rows (n, d) of a file of embeddings, by default all."""
+    import numpy as np  # noqa: PLC0415 - light --help
 
-    with EmbeddingsFile(path) as file:
-        return file.rows(n_rows)
+    from embedfilter.files.tables.base import checked_rows  # noqa: PLC0415
+    from embedfilter.files.tables.opening import open_table  # noqa: PLC0415
+
+    blocks: list[NDArray[Any]] = []
+    with open_table([path], key) as table:
+        name, done, width = table.embedding_column(column), 0, table.width
+        for part in table.parts(_ROWS if n_rows is None else min(n_rows, _ROWS)):
+            blocks.append(checked_rows(table, part, name, done, width))
+            width = blocks[-1].shape[1]
+            done += len(part)
+            if n_rows is not None and done >= n_rows:
+                break
+    rows = np.concatenate(blocks) if blocks else np.empty((0, width or 0), np.float32)
+    return rows[:n_rows]
+
+
+def block_rows(d: int) -> int:
+    """Return how many embeddings of d numbers are read at a time."""
+    return max(1, _BLOCK_BYTES // (4 * d))
+
+
+def check_width(table: Table, f: EmbedFilter) -> None:
+    """Raise if a table is known to hold embeddings of another width than a filter takes."""
+    if table.width is not None and table.width != f.n_features_in:
+        raise EmbedFilterError(
+            f"{table.where}: expected rows of {f.n_features_in}, as {f.metadata.get('source')} has,"
+            f" found rows of {table.width}"
+        )
+
+
+def in_rows(table: Table, column: str | None, first: int, n: int, error: ValueError) -> Exception:
+    """Return an error about rows of a file, from one about rows of a block of it."""
+    where = table.where if column is None else f"{table.where}: column {column!r},"
+    colon = ":" if column is None else ""
+    return EmbedFilterError(f"{where}{colon} rows {first} to {first + n - 1}: {error}")
 
 
 def each_block(
-    file: EmbeddingsFile, f: EmbedFilter, use: Callable[[NDArray[Any]], object], what: str
+    table: Table,
+    column: str | None,
+    f: EmbedFilter,
+    use: Callable[[NDArray[Any]], object],
+    what: str,
 ) -> None:
-    """Hand a file's embeddings, a block of rows at a time, to a function; show how far it is.
+    """Hand a table's embeddings, a block of rows at a time, to a function; show how far it is.
 
     Parameters
     ----------
-    file : EmbeddingsFile
+    table : Table
+    column : str or None
+        As the table's `embedding_column` returns it.
     f : EmbedFilter
-        Takes embeddings of the file's width, or this raises.
+        Takes embeddings of the table's width, or this raises.
     use : callable
         Of a ValueError that it raises the message is told with the file and the rows.
     what : str
@@ -110,20 +163,18 @@ def each_block(
     """
     from tqdm import tqdm  # noqa: PLC0415 - light --help
 
-    n_rows, d = file.shape
-    if d != f.n_features_in:
-        raise EmbedFilterError(
-            f"{file.path}: expected rows of {f.n_features_in}, as {f.metadata.get('source')} has,"
-            f" found rows of {d}"
-        )
+    from embedfilter.files.tables.ahead import ahead  # noqa: PLC0415
+    from embedfilter.files.tables.base import checked_rows  # noqa: PLC0415
+
+    d = f.n_features_in
+    check_width(table, f)
     done = 0
-    with tqdm(total=n_rows, desc=what, unit=" rows", unit_scale=True, disable=None) as bar:
-        for block in file.blocks(_BLOCK_BYTES):
+    with tqdm(total=table.n_rows, desc=what, unit=" rows", unit_scale=True, disable=None) as bar:
+        for part in ahead(table.parts(block_rows(d))):
+            rows = checked_rows(table, part, column, done, d)
             try:
-                use(block)
+                use(rows)
             except ValueError as error:
-                raise EmbedFilterError(
-                    f"{file.path}: rows {done} to {done + len(block) - 1}: {error}"
-                ) from None
-            done += len(block)
-            bar.update(len(block))
+                raise in_rows(table, column, done, len(rows), error) from None
+            done += len(part)
+            bar.update(len(part))

@@ -18,7 +18,7 @@ from embedfilter.commands.common import (
     revision_option,
     template_option,
 )
-from embedfilter.files.lines import read_texts
+from embedfilter.errors import EmbedFilterError
 
 __all__ = ["encode"]
 
@@ -28,7 +28,14 @@ _CHUNK = 4096  # texts that are sorted by length and encoded together
 @click.command()
 @click.argument("model", type=CHECKPOINT)
 @click.argument("texts", type=PATH)
-@click.option("-o", "--output", type=PATH, required=True, help="The .npy file to write.")
+@click.option(
+    "-o",
+    "--output",
+    type=PATH,
+    required=True,
+    help="The file to write, of any kind that `apply` writes: .npy, .parquet, .jsonl, ...",
+)
+@click.option("--column", help="The column of texts, of tables.  [default: text]")
 @template_option
 @click.option(
     "--ratio", type=float, help="Keep 1/RATIO of the dimensions; 1: no filter.  [default: 2]"
@@ -52,6 +59,7 @@ def encode(
     model: str,
     texts: Path,
     output: Path,
+    column: str | None,
     template: str,
     ratio: float | None,
     n_components: int | None,
@@ -67,7 +75,8 @@ def encode(
     """Embed texts with a causal language model, filtered.
 
     MODEL is a folder of transformers, a GGUF file or an id on the Hugging Face Hub; TEXTS a file
-    with one text in each line, - for standard input.
+    with one text in each line, - for standard input, or a table (.jsonl, .csv, .tsv, Parquet,
+    Arrow), whose columns a table as OUTPUT keeps beside "embedding".
 
     \b
     Example:
@@ -76,12 +85,27 @@ def encode(
     import numpy as np  # noqa: PLC0415 - commands import what they need
     from tqdm import tqdm  # noqa: PLC0415
 
-    from embedfilter.files.atomic import atomic_output, check_target  # noqa: PLC0415
-    from embedfilter.files.containers.npy import write_npy_header  # noqa: PLC0415
+    from embedfilter.files.lines import open_texts, part_texts  # noqa: PLC0415
+    from embedfilter.files.tables.base import EMBEDDING, Layout  # noqa: PLC0415
+    from embedfilter.files.tables.outputs import (  # noqa: PLC0415
+        check_output,
+        open_output,
+    )
     from embedfilter.integrations.encoder import encoder  # noqa: PLC0415
 
-    check_target(output)  # found out before the work, not after
-    lines = read_texts(texts)
+    format_ = check_output(str(output), "npy")  # found out before the work, not after
+    table, name = open_texts(texts, column)
+    lines: list[str] = []
+    with table:
+        parts = list(table.parts(8 * _CHUNK))
+        for part in parts:
+            lines += part_texts(table, part.values(name), len(lines))
+    if not lines:
+        raise EmbedFilterError(f"{table.where}: expected texts, found an empty file")
+    if EMBEDDING in table.names and format_ in ("parquet", "arrow", "jsonl", "csv", "tsv"):
+        raise EmbedFilterError(
+            f"{table.where}: expected no column {EMBEDDING!r}, which {output} is to have, found one"
+        )
     start = time.perf_counter()
     embed = encoder(
         model,
@@ -96,13 +120,22 @@ def encode(
         revision=revision,
     )
     width = embed.get_embedding_dimension()
-    with atomic_output(output) as file, tqdm(total=len(lines), unit=" texts") as bar:
-        write_npy_header(file, (len(lines), width), np.dtype(np.float32))
-        for first in range(0, len(lines), _CHUNK):
-            chunk = lines[first : first + _CHUNK]
-            rows = embed.encode(chunk, batch_size=batch_size, show_progress_bar=False)
-            file.write(np.ascontiguousarray(rows, np.float32).data)
-            bar.update(len(chunk))
+    layout = Layout(table, EMBEDDING, width, np.dtype(np.float32))
+    with (
+        open_output(str(output), format_, layout) as file,
+        tqdm(total=len(lines), unit=" texts") as bar,
+    ):
+        done = 0
+        for part in parts:
+            rows = np.empty((len(part), width), np.float32)
+            for first in range(0, len(part), _CHUNK):
+                chunk = lines[done + first : done + min(first + _CHUNK, len(part))]
+                rows[first : first + len(chunk)] = embed.encode(
+                    chunk, batch_size=batch_size, show_progress_bar=False
+                )
+                bar.update(len(chunk))
+            file.write(part, rows)
+            done += len(part)
     seconds = time.perf_counter() - start
     figures: dict[str, Any] = {"rows": len(lines), "dimensions": width, "seconds": seconds}
     if as_json:

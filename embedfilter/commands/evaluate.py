@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from pathlib import Path
 from typing import Any
 
@@ -11,17 +12,19 @@ from embedfilter.commands.common import (
     CHECKPOINT,
     PATH,
     base_option,
+    column_option,
     json_option,
+    key_option,
     print_text,
     read_rows,
     template_option,
 )
 from embedfilter.errors import EmbedFilterError
-from embedfilter.files.lines import read_lines, read_table, read_texts
+from embedfilter.files.lines import read_labels, read_table, read_texts
 
 __all__ = ["evaluate"]
 
-_Table = list[dict[str, str]]
+_Table = list[dict[str, Any]]
 
 
 def _integers(ctx: click.Context, option: click.Parameter, value: str | None) -> list[int] | None:
@@ -44,27 +47,30 @@ def _integers(ctx: click.Context, option: click.Parameter, value: str | None) ->
 )
 @template_option
 @base_option
+@column_option
+@key_option
 @click.option(
     "--pairs",
     "pairs_file",
     type=PATH,
-    help="A .tsv file with a header and a column 'score'. With columns 'first' and 'second', row"
-    " numbers from 0; otherwise EMBEDDINGS has the first texts of all pairs, then the second.",
+    help="A table (.tsv, .csv, .jsonl, Parquet) with a column 'score'. With columns 'first' and"
+    " 'second', row numbers from 0; otherwise EMBEDDINGS has the first texts of all pairs, then"
+    " the second.",
 )
 @click.option(
     "--labels",
     "labels_file",
     type=PATH,
-    help="A file with a label a line, or a .tsv file with a header and a column 'label'.",
+    help="A file with a label a line, or a table with a column 'label'.",
 )
 @click.option(
-    "--queries", "queries_file", type=PATH, help="A .npy file; EMBEDDINGS are documents then."
+    "--queries", "queries_file", type=PATH, help="A file like EMBEDDINGS, which are documents then."
 )
 @click.option(
     "--qrels",
     "qrels_file",
     type=PATH,
-    help="A .tsv file with a header and columns 'query' and 'document', row numbers from 0, and"
+    help="A table with columns 'query' and 'document', row numbers from 0, and"
     " 'relevance' if it is not always 1.",
 )
 @click.option(
@@ -82,6 +88,8 @@ def evaluate(
     model: str | None,
     encode_with: str | None,
     output: Path | None,
+    column: str | None,
+    key: str | None,
     as_json: bool,
     pairs_file: Path | None,
     labels_file: Path | None,
@@ -93,7 +101,8 @@ def evaluate(
 
     Compares a filter with no filter, PCA, whitening and others on embeddings of your own, by
     scored pairs, labels or relevance judgements; with none of them it tells how the spaces look.
-    EMBEDDINGS is a .npy file (n, d) of embeddings that are not filtered yet, or of texts.
+    EMBEDDINGS is a file, of any kind that `apply` reads, of embeddings that are not filtered yet,
+    or of texts.
 
     \b
     Example:
@@ -110,12 +119,16 @@ def evaluate(
             f"--filter, --model: expected one of them, found {filter_file} and {model}"
         )
     source = model if filter_file is None else EmbedFilter.load(filter_file)
-    read: Any = read_rows if encode_with is None else read_texts
+    read: Any = (
+        functools.partial(read_rows, column=column, key=key)
+        if encode_with is None
+        else functools.partial(read_texts, column=column)
+    )
     judged: dict[str, Any] = {}
     if pairs_file is not None:
         judged |= _read_pairs(pairs_file)
     if labels_file is not None:
-        judged["labels"] = _read_labels(labels_file)
+        judged["labels"] = read_labels(labels_file)
     if queries_file is not None:
         judged["queries"] = read(queries_file)
     if qrels_file is not None:
@@ -133,7 +146,7 @@ def _column(path: Path, table: _Table, name: str) -> list[float]:
     for number, row in enumerate(table, 2):
         try:
             numbers.append(float(row[name]))
-        except ValueError:
+        except (TypeError, ValueError):
             raise EmbedFilterError(
                 f"{path}: expected a number in column {name!r}, found {row[name]!r} in line"
                 f" {number}"
@@ -148,13 +161,6 @@ def _read_pairs(path: Path) -> dict[str, Any]:
         return {"scores": scores}
     rows = [_column(path, table, name) for name in ("first", "second")]
     return {"scores": scores, "pairs": list(zip(*rows, strict=True))}
-
-
-def _read_labels(path: Path) -> list[str]:
-    lines = read_lines(path)
-    if "\t" not in lines[0]:
-        return lines
-    return [row["label"] for row in read_table(path, ["label"])]
 
 
 def _read_qrels(path: Path) -> list[tuple[float, ...]]:

@@ -11,8 +11,10 @@ import click
 from embedfilter.commands.common import (
     CHECKPOINT,
     PATH,
+    column_option,
     filter_option,
     json_option,
+    key_option,
     print_text,
     read_rows,
     revision_option,
@@ -37,6 +39,8 @@ _SHOWN = 20
     "--rows", "n_rows", type=click.IntRange(min=1), help=f"How many vectors.  [default: {_SHOWN}]"
 )
 @click.option("--tokenizer", type=PATH, help="A tokenizer.json, where there is none beside.")
+@column_option
+@key_option
 @tensor_option
 @revision_option
 @threads_option
@@ -47,14 +51,16 @@ def lens(
     filter_file: Path | None,
     k: int,
     n_rows: int | None,
+    column: str | None,
+    key: str | None,
     as_json: bool,
     **options: Any,
 ) -> None:
     """Show which tokens embeddings write.
 
     The k tokens with the largest logits of each of the first vectors, as the model's unembedding
-    matrix gives them; with --filter, before the filter and after it. EMBEDDINGS is a .npy file
-    of the model's embeddings, (n, d), or of filtered ones.
+    matrix gives them; with --filter, before the filter and after it. EMBEDDINGS is a file, of
+    any kind that `apply` reads, of the model's embeddings, or of filtered ones.
 
     \b
     Example:
@@ -63,7 +69,7 @@ def lens(
     from embedfilter.filter import EmbedFilter  # noqa: PLC0415
     from embedfilter.lens.logit_lens import LogitLens  # noqa: PLC0415
 
-    X = read_rows(embeddings, _SHOWN if n_rows is None else n_rows)
+    X = read_rows(embeddings, _SHOWN if n_rows is None else n_rows, column=column, key=key)
     f = None if filter_file is None else EmbedFilter.load(filter_file)
     found: dict[str, TopTokens] = {}
     with LogitLens(checkpoint, **options) as logit_lens:

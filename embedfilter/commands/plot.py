@@ -11,7 +11,9 @@ import click
 from embedfilter.commands.common import (
     CHECKPOINT,
     PATH,
+    column_option,
     filter_option,
+    key_option,
     print_text,
     read_rows,
     revision_option,
@@ -68,11 +70,15 @@ def spectrum(filter_file: Path, output: Path) -> None:
 )
 @tensor_option
 @revision_option
+@column_option
+@key_option
 @_output
 def energy(
     checkpoint: str,
     embeddings: Path,
     filter_file: Path | None,
+    column: str | None,
+    key: str | None,
     bands: int,
     of: str,
     output: Path,
@@ -80,13 +86,13 @@ def energy(
 ) -> None:
     """Draw the energy of embeddings in each band of the spectrum.
 
-    EMBEDDINGS is a .npy file (n, d) of embeddings of CHECKPOINT's model.
+    EMBEDDINGS is a file, of any kind that `apply` reads, of embeddings of CHECKPOINT's model.
     """
     from embedfilter import plots  # noqa: PLC0415
     from embedfilter.lens.logit_lens import LogitLens  # noqa: PLC0415
 
     picture = _Picture(output)
-    X, f = read_rows(embeddings), _load(filter_file)
+    X, f = read_rows(embeddings, column=column, key=key), _load(filter_file)
     with LogitLens(checkpoint, tokenizer=(), **options) as lens:  # no texts are needed
         before = lens.spectroscopy(X, bands=bands)
         after = None if f is None else lens.spectroscopy(X, bands=bands, filter=f)
@@ -97,16 +103,20 @@ def energy(
 @plot.command()
 @click.argument("embeddings", type=PATH)
 @filter_option
+@column_option
+@key_option
 @_output
-def similarities(embeddings: Path, filter_file: Path | None, output: Path) -> None:
+def similarities(
+    embeddings: Path, filter_file: Path | None, column: str | None, key: str | None, output: Path
+) -> None:
     """Draw the cosines of pairs of vectors.
 
-    EMBEDDINGS is a .npy file (n, d).
+    EMBEDDINGS is a file of any kind that `apply` reads.
     """
     from embedfilter import plots  # noqa: PLC0415
 
     picture = _Picture(output)
-    X, f = read_rows(embeddings), _load(filter_file)
+    X, f = read_rows(embeddings, column=column, key=key), _load(filter_file)
     plots.similarities(X, None if f is None else f.transform(X), ax=picture.ax)
     picture.save()
 
@@ -120,11 +130,15 @@ def similarities(embeddings: Path, filter_file: Path | None, output: Path) -> No
 @click.option("--tokenizer", type=PATH, help="A tokenizer.json, where there is none beside.")
 @tensor_option
 @revision_option
+@column_option
+@key_option
 @_output
 def tokens(
     checkpoint: str,
     embeddings: Path,
     filter_file: Path | None,
+    column: str | None,
+    key: str | None,
     k: int,
     rows: int,
     output: Path,
@@ -132,13 +146,13 @@ def tokens(
 ) -> None:
     """Draw a table of the tokens that embeddings write.
 
-    EMBEDDINGS is a .npy file (n, d) of embeddings of CHECKPOINT's model.
+    EMBEDDINGS is a file, of any kind that `apply` reads, of embeddings of CHECKPOINT's model.
     """
     from embedfilter import plots  # noqa: PLC0415
     from embedfilter.lens.logit_lens import LogitLens  # noqa: PLC0415
 
     picture = _Picture(output)
-    X, f = read_rows(embeddings, rows), _load(filter_file)
+    X, f = read_rows(embeddings, rows, column=column, key=key), _load(filter_file)
     with LogitLens(checkpoint, **options) as lens:
         found = [lens.top_tokens(X, k)]
         if f is not None:

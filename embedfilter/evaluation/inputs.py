@@ -120,15 +120,14 @@ def as_dimensions(dimensions: Any, d: int) -> list[int]:
 
 def _rows(X: Any, name: str, d: int | None = None) -> _Rows:
     """Return embeddings as float32 (n, d), finite, or raise."""
-    array = X if hasattr(X, "shape") else np.asarray(X)
-    if len(array.shape) != 2:
-        raise ValueError(f"{name}: expected (n, d), found shape {tuple(array.shape)}")
-    n, width = array.shape
+    given, _ = as_embeddings(X, d, name=name)
+    if given.ndim != 2:
+        raise ValueError(f"{name}: expected (n, d), found shape {given.shape}")
+    n, width = given.shape
     if n < _LEAST_ROWS or width < 1:
         raise ValueError(
             f"{name}: expected at least {_LEAST_ROWS} rows of embeddings, found {n} of {width}"
         )
-    _, given = as_embeddings(X, width if d is None else d, name=name)
     with np.errstate(over="ignore"):
         rows = given.astype(np.float32)
     if not np.isfinite(rows).all():
@@ -207,8 +206,9 @@ def _labels(labels: Any, n: int) -> NDArray[np.int64]:
     given = np.asarray(labels)
     if given.shape != (n,):
         raise ValueError(f"labels: expected {n}, one for each row of X, found shape {given.shape}")
-    if given.dtype.kind == "f" and np.isnan(given).any():
-        raise ValueError("labels: expected a label for each row, found NaN")
+    for row, label in enumerate(given.tolist()):
+        if _is_missing(label):
+            raise ValueError(f"labels: expected a label for each row, found {label!r} in row {row}")
     if given.dtype == object:
         given = given.astype(str)
     values, numbers = np.unique(given, return_inverse=True)
@@ -217,6 +217,14 @@ def _labels(labels: Any, n: int) -> NDArray[np.int64]:
             f"labels: expected at least two different ones, found only {values.tolist()[0]!r}"
         )
     return np.asarray(numbers, np.int64)
+
+
+def _is_missing(label: Any) -> bool:
+    """Tell None, and what is not equal to itself (NaN, NaT, pandas' NA), from labels."""
+    try:
+        return label is None or bool(label != label)  # noqa: PLR0124
+    except TypeError:  # NA does not even say so
+        return True
 
 
 def _relevance(documents: _Rows, queries: _Rows, qrels: Any, k: int) -> Relevance:

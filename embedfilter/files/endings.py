@@ -4,7 +4,22 @@ from __future__ import annotations
 
 from pathlib import PurePath
 
-__all__ = ["ARROW", "GGUF", "NPY", "NPZ", "PARQUET", "PICKLES", "SAFETENSORS", "TORCH", "ending"]
+__all__ = [
+    "ARROW",
+    "COMPRESSED",
+    "CSV",
+    "GGUF",
+    "JSON_LINES",
+    "NPY",
+    "NPZ",
+    "PARQUET",
+    "PICKLES",
+    "SAFETENSORS",
+    "TORCH",
+    "TSV",
+    "ending",
+    "inner_ending",
+]
 
 SAFETENSORS = (".safetensors",)
 GGUF = (".gguf",)
@@ -14,8 +29,18 @@ NPY = (".npy",)
 NPZ = (".npz",)
 PARQUET = (".parquet", ".pq")
 ARROW = (".arrow", ".feather", ".ipc")
+JSON_LINES = (".jsonl", ".ndjson")
+CSV = (".csv",)
+TSV = (".tsv",)
+COMPRESSED = (".gz", ".zst")
 
 
 def ending(name: str | PurePath) -> str:
     """Return the ending of a file's name in lower case, with its dot; "" where there is none."""
     return PurePath(name).suffix.lower()
+
+
+def inner_ending(name: str | PurePath) -> str:
+    """Return the ending of a file's name before it was compressed: .csv of x.csv.gz."""
+    path = PurePath(name)
+    return ending(path.with_suffix("")) if ending(path) in COMPRESSED else ending(path)

@@ -1,15 +1,26 @@
-"""Texts in a file, one a line, and the cells of a .tsv file."""
+"""Texts, labels and judgements in files: lines, or a column of a table."""
 
 from __future__ import annotations
 
-import csv
-import io
-import sys
+import math
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 from embedfilter.errors import EmbedFilterError
+from embedfilter.files.messages import listed, shown
+from embedfilter.files.tables.delimited import DelimitedTable
+from embedfilter.files.tables.opening import is_table, open_lines, open_table
 
-__all__ = ["read_lines", "read_table", "read_texts"]
+if TYPE_CHECKING:
+    from embedfilter.files.tables.base import Table
+
+__all__ = [
+    "open_texts", "part_texts", "read_labels", "read_lines", "read_table", "read_texts",
+]  # fmt: skip
+
+_ROWS = 32_768
+_TEXTS = ("text", "sentence", "content", "document")
+_LABELS = ("label",)
 
 
 def read_lines(path: Path) -> list[str]:
@@ -25,65 +36,125 @@ def read_lines(path: Path) -> list[str]:
     OSError
         If it cannot be read.
     """
-    where = "standard input" if str(path) == "-" else str(path)
-    data = sys.stdin.buffer.read() if str(path) == "-" else path.read_bytes()
-    try:
-        text = data.decode("utf-8-sig")
-    except UnicodeDecodeError as error:
-        number = data.count(b"\n", 0, error.start) + 1
-        raise EmbedFilterError(
-            f"{where}: expected UTF-8 in line {number}, found byte {data[error.start]:#04x}"
-        ) from None
-    if not text:
-        raise EmbedFilterError(f"{where}: expected a line for each item, found an empty file")
-    lines = text.split("\n")
-    if not lines[-1]:
-        lines.pop()
-    return [line.removesuffix("\r") for line in lines]
+    with open_lines(path) as table:
+        lines = [line for part in table.parts(_ROWS) for line in part.values("text")]
+        if not lines:
+            raise EmbedFilterError(
+                f"{table.where}: expected a line for each item, found an empty file"
+            )
+    return lines
 
 
-def read_texts(path: Path) -> list[str]:
-    """Return the texts of a file, one in each line, without space around them.
+def open_texts(path: Path, column: str | None = None) -> tuple[Table, str]:
+    """Open a file of texts, one in each line, or in a column of a table.
+
+    Returns
+    -------
+    table : Table
+    column : str
+        That of the texts.
 
     Raises
     ------
     EmbedFilterError
-        As `read_lines`, and for a line without a text.
+        If there is no such column, or no usual one.
     OSError
         If it cannot be read.
     """
-    texts = [line.strip() for line in read_lines(path)]
-    if not all(texts):
-        where = "standard input" if str(path) == "-" else str(path)
-        raise EmbedFilterError(
-            f"{where}: expected a text in line {texts.index('') + 1}, found none"
-        )
+    if column is None and not is_table(path):
+        return open_lines(path), "text"
+    table = open_table([path])
+    try:
+        return table, table.value_column(column, _TEXTS, "texts")
+    except BaseException:
+        table.close()
+        raise
+
+
+def part_texts(table: Table, values: list[Any], first: int) -> list[str]:
+    """Return texts, without space around them; of rows from number `first` on.
+
+    Raises
+    ------
+    EmbedFilterError
+        For a row without a text.
+    """
+    texts = []
+    for number, value in enumerate(values, first):
+        text = value.strip() if isinstance(value, str) else ""
+        if not text:
+            lines = table.names == ["text"] and table.n_rows is None
+            place = f"line {number + 1}" if lines else f"row {number}"
+            found = "none" if value is None or isinstance(value, str) else shown(value)
+            raise EmbedFilterError(f"{table.where}: expected a text in {place}, found {found}")
+        texts.append(text)
     return texts
 
 
-def read_table(path: Path, needed: list[str]) -> list[dict[str, str]]:
-    """Return the rows of a .tsv file by the names in its header, those needed among them.
+def read_texts(path: Path, column: str | None = None) -> list[str]:
+    """Return the texts of a file; see `open_texts` and `part_texts`."""
+    table, name = open_texts(path, column)
+    texts: list[str] = []
+    with table:
+        for part in table.parts(_ROWS):
+            texts += part_texts(table, part.values(name), len(texts))
+    if not texts:
+        raise EmbedFilterError(f"{table.where}: expected a line for each item, found an empty file")
+    return texts
+
+
+def read_labels(path: Path, column: str | None = None) -> list[str]:
+    """Return the labels of a file: one in each line, or in a column, "label", of a table.
 
     Raises
     ------
     EmbedFilterError
-        As `read_lines`; if a name is not in the header, or a row is short.
+        For a row without a label.
     OSError
         If it cannot be read.
     """
-    lines = read_lines(path)
-    names = lines[0].split("\t")
-    if not set(needed) <= set(names):
-        raise EmbedFilterError(
-            f"{path}: expected a header line with {', '.join(map(repr, needed))}, found"
-            f" {', '.join(map(repr, names))[:200]}"
-        )
-    # Texts beside the numbers may hold quotes that mean nothing.
-    text = io.StringIO("\n".join(lines), newline="\n")
-    rows = list(csv.DictReader(text, delimiter="\t", quoting=csv.QUOTE_NONE))
-    for number, row in enumerate(rows, 2):
-        if any(row[name] is None for name in needed):
+    if column is None and not is_table(path):
+        lines = read_lines(path)
+        if "\t" not in lines[0]:
+            if not all(line.strip() for line in lines):
+                empty = [bool(line.strip()) for line in lines].index(False) + 1
+                raise EmbedFilterError(f"{path}: expected a label in line {empty}, found none")
+            return lines
+        return _labels(path, [row["label"] for row in read_table(path, ["label"])])
+    with open_table([path]) as table:
+        name = table.value_column(column, _LABELS, "labels")
+        return _labels(path, [v for part in table.parts(_ROWS) for v in part.values(name)])
+
+
+def _labels(path: Path, values: list[Any]) -> list[str]:
+    for number, value in enumerate(values):
+        missing = value is None or (isinstance(value, float) and math.isnan(value))
+        if missing or not str(value).strip():
+            raise EmbedFilterError(f"{path}: expected a label in row {number}, found none")
+    return [str(value) for value in values]
+
+
+def read_table(path: Path, needed: list[str]) -> list[dict[str, Any]]:
+    """Return the rows of a table, those needed among their columns.
+
+    A file whose ending does not say what it is has tabs between columns, and a header.
+
+    Raises
+    ------
+    EmbedFilterError
+        If it is empty, a column is not there, or a row is short.
+    OSError
+        If it cannot be read.
+    """
+    if is_table(path):
+        table = open_table([path])
+    else:
+        lines = open_lines(path)
+        table = DelimitedTable(lines.where, lines._stream, tabs=True)  # type: ignore[attr-defined]
+    with table:
+        if not set(needed) <= set(table.names):
             raise EmbedFilterError(
-                f"{path}: expected {len(names)} columns, found fewer in line {number}"
+                f"{table.where}: expected a header line with {', '.join(map(repr, needed))}, found"
+                f" {listed(table.names)}"
             )
-    return rows
+        return [row for part in table.parts(_ROWS) for row in part.records(None)]

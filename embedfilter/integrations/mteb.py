@@ -7,9 +7,10 @@ those of the model that it was, and others for each filter.
 from __future__ import annotations
 
 import hashlib
+import os
 from typing import Any
 
-from embedfilter.filter import EmbedFilter
+from embedfilter.filter import EmbedFilter, as_filter
 
 try:
     import mteb
@@ -27,8 +28,8 @@ class FilteredEncoder(SentenceTransformerEncoderWrapper):  # type: ignore[misc] 
     ----------
     model : SentenceTransformer
         A model that does not filter yet.
-    f : EmbedFilter
-        The filter; it must take embeddings of the model's size.
+    f : EmbedFilter or path
+        The filter, or its file; it must take embeddings of the model's size.
     name : str, optional
         "organisation/model"; by default the model's own. "-embedfilter" is put behind it.
 
@@ -40,7 +41,10 @@ class FilteredEncoder(SentenceTransformerEncoderWrapper):  # type: ignore[misc] 
 
     mteb_model_meta: Any
 
-    def __init__(self, model: Any, f: EmbedFilter, name: str | None = None) -> None:
+    def __init__(
+        self, model: Any, f: EmbedFilter | str | os.PathLike[str], name: str | None = None
+    ) -> None:
+        f = as_filter(f)
         width = model.get_embedding_dimension()
         if width != f.n_features_in:
             raise ValueError(

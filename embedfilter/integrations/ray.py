@@ -5,9 +5,7 @@ from __future__ import annotations
 import os
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
-
-from embedfilter.filter import EmbedFilter
+from embedfilter.filter import EmbedFilter, as_filter
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -52,7 +50,7 @@ class FilterBatches:
         n_threads: int | None = None,
         **options: Any,
     ) -> None:
-        self._filter = f if isinstance(f, EmbedFilter) else EmbedFilter.load(f)
+        self._filter = as_filter(f)
         self._column = column
         self._output = output_column or column
         self._n_threads = n_threads or _processors()
@@ -63,12 +61,10 @@ class FilterBatches:
         if self._column not in batch:
             known = ", ".join(batch)
             raise KeyError(f"column: expected one of {known}, found {self._column!r}")
-        rows = batch[self._column]
-        if rows.dtype == object:  # Arrow's lists of variable length come as arrays of arrays
-            rows = np.stack(list(rows))
-        return batch | {
-            self._output: self._filter.transform(rows, n_threads=self._n_threads, **self._options)
-        }
+        rows = self._filter.transform(
+            batch[self._column], n_threads=self._n_threads, **self._options
+        )
+        return batch | {self._output: rows}
 
 
 def _processors() -> int:

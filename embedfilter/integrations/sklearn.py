@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import os
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
+from embedfilter.arrays.columns import as_array
+from embedfilter.files.filter_file import is_filter_file
 from embedfilter.filter import EmbedFilter
 from embedfilter.fitting.kinds import resolve_n_components
 
@@ -21,6 +25,10 @@ except ImportError as error:
 __all__ = ["EmbedFilterTransformer"]
 
 
+def _is_filter(source: Any) -> bool:
+    return isinstance(source, (str, os.PathLike)) and is_filter_file(Path(source))
+
+
 class EmbedFilterTransformer(
     ClassNamePrefixFeaturesOutMixin,  # type: ignore[misc]  # scikit-learn has no types
     TransformerMixin,  # type: ignore[misc]
@@ -30,18 +38,21 @@ class EmbedFilterTransformer(
 
     Parameters
     ----------
-    source : EmbedFilter, or what `EmbedFilter.from_checkpoint` takes, optional
-        Where the filter comes from. A checkpoint is read at every `fit`; a filter is only cut
-        short, which suits a search over `ratio`. Without a source the filter is fitted to the
-        `X` that `fit` is given, as if `X` were the unembedding matrix: it keeps the middle of
-        the spectrum of `X` itself, which is not the paper's method and promises nothing.
-    ratio : number or None
-        Keep ``floor(d / ratio)`` of the d dimensions. None is 2, or all that a source that is
-        a filter has.
+    source : EmbedFilter, or its file, or what `EmbedFilter.from_checkpoint` takes, optional
+        Where the filter comes from. A checkpoint is read at every `fit`. A filter keeps its size
+        and its kind, unless `ratio` or `n_components` cut it short, which suits a search over
+        them. Without a source the filter is fitted to the `X` that `fit` is given, as if `X`
+        were the unembedding matrix: it keeps the middle of the spectrum of `X` itself, which is
+        not the paper's method and promises nothing.
+    ratio : number, optional
+        Keep ``floor(d / ratio)`` of the d dimensions; 2 by default, of a filter all it has.
     n_components : int, optional
-        Keep so many; `ratio` does not count then.
-    kind : str
-        As in `EmbedFilter.from_checkpoint`. A source that is a filter has its own.
+        Keep so many.
+    kind : str, optional
+        As in `EmbedFilter.from_checkpoint`, "edge" by default. A filter has its own.
+    calibrate : bool
+        Fit the filter to the embeddings that `fit` is given, too, without labels: see
+        `EmbedFilter.calibrate`.
     normalize : bool
         Scale each row to unit length.
     tensor, revision
@@ -61,9 +72,10 @@ class EmbedFilterTransformer(
         self,
         source: Any = None,
         *,
-        ratio: float | None = 2,
+        ratio: float | None = None,
         n_components: int | None = None,
-        kind: str = "edge",
+        kind: str | None = None,
+        calibrate: bool = False,
         normalize: bool = True,
         tensor: str | None = None,
         revision: str | None = None,
@@ -73,6 +85,7 @@ class EmbedFilterTransformer(
         self.ratio = ratio
         self.n_components = n_components
         self.kind = kind
+        self.calibrate = calibrate
         self.normalize = normalize
         self.tensor = tensor
         self.revision = revision
@@ -84,7 +97,8 @@ class EmbedFilterTransformer(
         Parameters
         ----------
         X : (n, d) array-like of numbers, which are rounded to float32
-            Embeddings. Only their width matters, unless there is no source.
+            Embeddings, in anything that `EmbedFilter.transform` takes. Only their width matters,
+            unless there is no source, or `calibrate`.
         y : ignored
 
         Raises
@@ -93,22 +107,20 @@ class EmbedFilterTransformer(
             If the source cannot be used.
         TypeError, ValueError
             For integers of 8 bits (quantised embeddings), NaN, infinity, a width that is not
-            the filter's, wrong parameters, or an `X` of too low a rank where it is the source.
+            the filter's, wrong parameters or such that contradict the source, or an `X` of too
+            low a rank where it is the source.
         """
         X = self._validated(X, reset=True)
-        ratio = self.ratio if self.n_components is None else None
-        size: dict[str, Any] = {"ratio": ratio, "n_components": self.n_components}
+        size: dict[str, Any] = {"ratio": self.ratio, "n_components": self.n_components}
+        kind = "edge" if self.kind is None else self.kind
         if self.source is None:
-            f = self._fit_to(X, size)
-        elif isinstance(self.source, EmbedFilter):
-            f = self.source
-            if ratio is not None or self.n_components is not None:
-                k = resolve_n_components(f.n_features_in, kind="edge", **size)
-                f = f.truncate(k)
+            f = self._fit_to(X, size, kind)
+        elif isinstance(self.source, EmbedFilter) or _is_filter(self.source):
+            f = self._cut(size)
         else:
             f = EmbedFilter.from_checkpoint(
                 self.source,
-                kind=self.kind,
+                kind=kind,
                 tensor=self.tensor,
                 revision=self.revision,
                 n_threads=self.n_threads,
@@ -119,12 +131,33 @@ class EmbedFilterTransformer(
                 f"X: expected (n, {f.n_features_in}), the width of the embeddings that the filter"
                 f" of the source takes, found shape {X.shape}"
             )
-        self.filter_ = f
+        self.filter_ = f.calibrate(X, n_threads=self.n_threads) if self.calibrate else f
         return self
 
-    def _fit_to(self, X: NDArray[Any], size: dict[str, Any]) -> EmbedFilter:
+    def _cut(self, size: dict[str, Any]) -> EmbedFilter:
+        """Return the source, a filter or its file, as far as the parameters leave it."""
+        f = self.source if isinstance(self.source, EmbedFilter) else EmbedFilter.load(self.source)
+        for name in ("kind", "tensor", "revision"):
+            value = getattr(self, name)
+            if value is not None and not (name == "kind" and value == f.kind):
+                what = f"the filter's own, {f.kind!r}" if name == "kind" else "None"
+                raise ValueError(
+                    f"{name}: expected {what}, as the source is a filter, found {value!r}"
+                )
+        if self.ratio is None and self.n_components is None:
+            return f
+        k = resolve_n_components(f.n_features_in, kind="edge", **size)
+        if k > f.n_components:
+            name = "ratio" if self.n_components is None else "n_components"
+            raise ValueError(
+                f"{name}: expected at most the {f.n_components} components that the filter has,"
+                f" found {getattr(self, name)}, for {k}"
+            )
+        return f.truncate(k)
+
+    def _fit_to(self, X: NDArray[Any], size: dict[str, Any], kind: str) -> EmbedFilter:
         try:
-            return EmbedFilter.from_matrix(X, kind=self.kind, n_threads=self.n_threads, **size)
+            return EmbedFilter.from_matrix(X, kind=kind, n_threads=self.n_threads, **size)
         except ValueError as error:
             raise ValueError(
                 f"{error} (without a source, the filter is fitted to X; it has"
@@ -143,6 +176,10 @@ class EmbedFilterTransformer(
         return self.filter_.inverse_transform(X)
 
     def _validated(self, X: ArrayLike, *, reset: bool) -> NDArray[Any]:
+        if not isinstance(X, (np.ndarray, list)) and not hasattr(X, "toarray"):
+            columns = getattr(X, "columns", ())
+            if len(columns) <= 1:  # of a frame scikit-learn keeps the columns' names
+                X = as_array(X, "X")
         array = validate_data(self, X, dtype="numeric", reset=reset)
         if array.dtype.kind in "iub":  # scikit-learn's transformers take integers
             if array.dtype.itemsize == 1:

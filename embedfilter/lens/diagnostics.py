@@ -30,6 +30,8 @@ from numpy.typing import ArrayLike, NDArray
 from embedfilter.arrays.embeddings import as_embeddings, bad_rows_message
 
 if TYPE_CHECKING:
+    import os
+
     from embedfilter.filter import EmbedFilter
 
 __all__ = ["Diagnostics", "Space", "diagnose"]
@@ -112,14 +114,17 @@ def _shown(value: float) -> str:
     return str(value) if isinstance(value, int) else f"{value:.3g}"
 
 
-def diagnose(X: ArrayLike, filter: EmbedFilter | None = None) -> Diagnostics:  # noqa: A002
+def diagnose(
+    X: ArrayLike,
+    filter: EmbedFilter | str | os.PathLike[str] | None = None,  # noqa: A002
+) -> Diagnostics:
     """Measure a space of embeddings, before and after a filter.
 
     Parameters
     ----------
     X : (n, d) array-like of float16, bfloat16, float32 or float64
         Embeddings; their lengths play no part.
-    filter : EmbedFilter, optional
+    filter : EmbedFilter or path, optional
 
     Returns
     -------
@@ -130,11 +135,13 @@ def diagnose(X: ArrayLike, filter: EmbedFilter | None = None) -> Diagnostics:  #
     TypeError, ValueError
         For wrong arguments, NaN or infinity.
     """
-    shape = np.shape(X)
-    d = filter.n_features_in if filter is not None else (shape[-1] if len(shape) == 2 else 0)
-    if d == 0:
-        raise ValueError(f"X: expected shape (n, d), found {shape}")
-    array = as_embeddings(X, d)[1]
+    if filter is not None:
+        from embedfilter.filter import as_filter  # noqa: PLC0415 - light import
+
+        filter = as_filter(filter)  # noqa: A001
+    array, _ = as_embeddings(X, None if filter is None else filter.n_features_in)
+    if array.ndim != 2 or not array.shape[1]:
+        raise ValueError(f"X: expected shape (n, d), found {array.shape}")
     if not np.isfinite(array).all():
         raise ValueError(bad_rows_message(array))
     before = _unit(array)

@@ -17,6 +17,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from embedfilter import _core
+from embedfilter.arrays.columns import as_array
 from embedfilter.arrays.embeddings import as_embeddings, bad_rows_message, core_view
 from embedfilter.checkpoints import open_unembedding
 from embedfilter.checkpoints.encodings import decoded_itemsize
@@ -30,6 +31,7 @@ from embedfilter.lens.vocabulary import Vocabulary, find_vocabulary, open_vocabu
 from embedfilter.threads import resolve_n_threads
 
 if TYPE_CHECKING:
+    import os
     from types import TracebackType
 
     from embedfilter.checkpoints.unembedding import Unembedding
@@ -131,7 +133,7 @@ class LogitLens:
         X: ArrayLike,
         k: int = 10,
         *,
-        filter: EmbedFilter | None = None,  # noqa: A002 - its name everywhere else
+        filter: EmbedFilter | str | os.PathLike[str] | None = None,  # noqa: A002 - its name everywhere else
         labels: Sequence[str] | None = None,
     ) -> TopTokens:
         """Find the tokens with the largest logits, W x + b.
@@ -146,7 +148,7 @@ class LogitLens:
             Embeddings from the matrix's model: hidden states after its final norm.
         k : int
             How many tokens, from 1 to V.
-        filter : EmbedFilter, optional
+        filter : EmbedFilter or path, optional
             Look at what the filter keeps: at ``filter.inverse_transform`` of the filtered
             vectors, without a calibrated filter's mean. `X` may be filtered already, of width
             ``filter.n_components``; where that is d too, it counts as not filtered.
@@ -224,20 +226,25 @@ class LogitLens:
             return ValueError(f"source: {message}")
         return CheckpointError(f"{self.matrix.source}: tensor '{self.matrix.name}': {message}")
 
-    def _lifted(self, X: ArrayLike, f: EmbedFilter | None) -> NDArray[Any]:
+    def _lifted(
+        self, X: ArrayLike, given: EmbedFilter | str | os.PathLike[str] | None
+    ) -> NDArray[Any]:
         """Return vectors (n, d): as they are or, with a filter, what it keeps of them."""
         d = self.matrix.shape[1]
         origin = f", the hidden size of {self.matrix.source}"
-        if f is None:
+        if given is None:
             return as_embeddings(X, d, origin=origin)[1]
+        from embedfilter.filter import as_filter  # noqa: PLC0415 - light import
+
+        f = as_filter(given)
         if f.n_features_in != d:
             raise ValueError(
                 f"filter: expected one for {d} dimensions{origin}, found one for {f.n_features_in}"
             )
-        shape = np.shape(X)
-        if not shape or shape[-1] != f.n_components or f.n_components == d:
+        X = as_array(X, "X")
+        if not X.ndim or X.shape[-1] != f.n_components or f.n_components == d:
             X = f.transform(as_embeddings(X, d, origin=origin)[1], normalize=False)
-        lifted = np.atleast_2d(f.inverse_transform(X))
+        lifted = f.inverse_transform(X).reshape(-1, d)
         # A calibrated filter takes the sample's mean out of embeddings; it says nothing of them.
         return lifted if f.mean is None else lifted - f.mean
 
@@ -248,7 +255,7 @@ class LogitLens:
         X: ArrayLike,
         *,
         bands: int | Sequence[int] = 8,
-        filter: EmbedFilter | None = None,  # noqa: A002 - as in top_tokens
+        filter: EmbedFilter | str | os.PathLike[str] | None = None,  # noqa: A002 - as in top_tokens
         counts: ArrayLike | None = None,
     ) -> Spectroscopy:
         """Measure which bands of the matrix's spectrum vectors and their logits use.

@@ -1,0 +1,197 @@
+"""Tables in Parquet and Arrow files and streams, a batch at a time.
+
+A batch's list column is one flat array of numbers, so that it becomes a matrix without a copy.
+"""
+
+from __future__ import annotations
+
+import contextlib
+from typing import TYPE_CHECKING, Any, BinaryIO
+
+from embedfilter.arrays.columns import arrow_rows
+from embedfilter.errors import EmbedFilterError
+from embedfilter.files.tables.base import Part, Table
+
+try:
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+except ImportError as error:
+    raise ImportError(
+        'Parquet and Arrow files need pyarrow: pip install "embedfilter[arrow]"'
+    ) from error
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+    from pathlib import Path
+
+    from numpy.typing import NDArray
+
+__all__ = ["ArrowPart", "ArrowTable", "arrow_errors", "open_arrow", "open_parquet", "open_stream"]
+
+_READ_BYTES = 4 << 20  # of a column at a time: a row group may be larger than memory
+
+
+class ArrowPart(Part):
+    """A batch of an Arrow table.
+
+    Attributes
+    ----------
+    batch : pyarrow.RecordBatch
+    """
+
+    def __init__(self, batch: pa.RecordBatch) -> None:
+        self.batch = batch
+
+    def __len__(self) -> int:
+        return int(self.batch.num_rows)
+
+    def array(self, column: str | None, name: str, first: int, d: int | None) -> NDArray[Any]:
+        """Return a column of lists, without a copy."""
+        return arrow_rows(self.batch.column(column), name, first, d)
+
+    def values(self, column: str) -> list[Any]:
+        """Return a column."""
+        return list(self.batch.column(column).to_pylist())
+
+    def records(self, without: str | None) -> list[dict[str, Any]]:
+        """Return the rows."""
+        batch, place = self.batch, -1
+        if without is not None:
+            place = batch.schema.get_field_index(without)
+        if place >= 0:
+            batch = batch.set_column(place, without, pa.nulls(batch.num_rows))
+        return list(batch.to_pylist())
+
+
+class ArrowTable(Table):
+    """A file or stream of Arrow batches.
+
+    Attributes
+    ----------
+    schema : pyarrow.Schema
+    codec : str
+        Of Parquet: how its columns are compressed.
+    """
+
+    def __init__(
+        self,
+        where: str,
+        format: str,  # noqa: A002 - as in the base class
+        schema: pa.Schema,
+        stack: contextlib.ExitStack,
+        *,
+        n_rows: int | None = None,
+        codec: str = "snappy",
+    ) -> None:
+        self.where, self.format, self.schema, self.codec = where, format, schema, codec
+        self.n_rows = n_rows
+        self._stack = stack
+        self._source: Any = None
+
+    @property
+    def names(self) -> list[str]:
+        """The columns' names."""
+        return list(self.schema.names)
+
+    def embedding_column(self, wanted: str | None) -> str:
+        """Return the column of lists of floats."""
+        lists = [field.name for field in self.schema if _holds_floats(field.type)]
+        known = ", ".join(f"{field.name} ({field.type})" for field in self.schema) or "no columns"
+        if wanted is None:
+            if len(lists) != 1:
+                found = ", ".join(lists) or f"none among {known}"
+                raise EmbedFilterError(
+                    f"{self.where}: expected one column of lists of floats, or --column with its"
+                    f" name, found {found}"
+                )
+            return str(lists[0])
+        if self.schema.get_field_index(wanted) < 0:
+            raise EmbedFilterError(f"{self.where}: expected a column {wanted!r}, found {known}")
+        if wanted not in lists:
+            raise EmbedFilterError(
+                f"{self.where}: column {wanted!r}: expected lists of float16, float32 or float64,"
+                f" found {self.schema.field(wanted).type}"
+            )
+        return wanted
+
+    def parts(self, n_rows: int) -> Iterator[Part]:
+        """Iterate over the batches, none of more rows than asked for."""
+        with arrow_errors(self.where):
+            for batch in self._batches(n_rows):
+                for start in range(0, batch.num_rows, n_rows):
+                    yield ArrowPart(batch.slice(start, n_rows))
+
+    def _batches(self, n_rows: int) -> Iterator[pa.RecordBatch]:
+        if self.format == "parquet":
+            return self._source.iter_batches(n_rows)  # type: ignore[no-any-return]
+        if hasattr(self._source, "get_batch"):
+            return (self._source.get_batch(i) for i in range(self._source.num_record_batches))
+        return iter(self._source)
+
+    def close(self) -> None:
+        """Close the file."""
+        self._stack.close()
+
+
+@contextlib.contextmanager
+def arrow_errors(where: str) -> Iterator[None]:
+    """Name the file in what pyarrow says of it."""
+    try:
+        yield
+    except pa.ArrowException as error:
+        raise EmbedFilterError(f"{where}: {' '.join(str(error).splitlines())}") from None
+
+
+def open_parquet(path: Path, where: str) -> ArrowTable:
+    """Open a Parquet file."""
+    with contextlib.ExitStack() as stack, arrow_errors(where):
+        file = stack.enter_context(pq.ParquetFile(path, buffer_size=_READ_BYTES, pre_buffer=False))
+        codec = "snappy"
+        if file.metadata.num_row_groups and file.metadata.num_columns:
+            codec = file.metadata.row_group(0).column(0).compression.lower()
+        table = ArrowTable(
+            where, "parquet", file.schema_arrow, stack.pop_all(),
+            n_rows=file.metadata.num_rows,
+            codec="none" if codec == "uncompressed" else codec,
+        )  # fmt: skip
+    table._source = file
+    return table
+
+
+def open_arrow(path: Path, where: str, *, is_stream: bool) -> ArrowTable:
+    """Open an Arrow file, or a file that holds a stream."""
+    with contextlib.ExitStack() as stack, arrow_errors(where):
+        mapped = stack.enter_context(pa.memory_map(str(path)))
+        reader = stack.enter_context(
+            (pa.ipc.open_stream if is_stream else pa.ipc.open_file)(mapped)
+        )
+        table = ArrowTable(where, "arrow", reader.schema, stack.pop_all())
+    table._source = reader
+    return table
+
+
+def open_stream(stream: BinaryIO, where: str) -> ArrowTable:
+    """Open a stream of Arrow batches."""
+    with contextlib.ExitStack() as stack, arrow_errors(where):
+        reader = stack.enter_context(pa.ipc.open_stream(stream))
+        table = ArrowTable(where, "arrow", reader.schema, stack.pop_all())
+    table._source = reader
+    return table
+
+
+def _holds_floats(type_: pa.DataType) -> bool:
+    """Tell whether a type is of lists of floats, or of such lists."""
+    is_list = False
+    while True:
+        if isinstance(type_, pa.BaseExtensionType):
+            type_ = type_.storage_type
+        elif (
+            pa.types.is_list(type_)
+            or pa.types.is_large_list(type_)
+            or pa.types.is_fixed_size_list(type_)
+            or pa.types.is_list_view(type_)
+            or pa.types.is_large_list_view(type_)
+        ):
+            type_, is_list = type_.value_type, True
+        else:
+            return is_list and bool(pa.types.is_floating(type_))

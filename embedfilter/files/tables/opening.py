@@ -1,0 +1,314 @@
+"""What a file, a folder, several files or standard input are, by their content, and opened."""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import re
+import shutil
+import sys
+import tempfile
+from pathlib import Path
+from typing import TYPE_CHECKING, BinaryIO
+
+from embedfilter.errors import EmbedFilterError
+from embedfilter.files.endings import (
+    ARROW,
+    CSV,
+    JSON_LINES,
+    NPY,
+    NPZ,
+    PARQUET,
+    SAFETENSORS,
+    TORCH,
+    TSV,
+    inner_ending,
+)
+from embedfilter.files.messages import shown
+from embedfilter.files.tables.base import Part, Table
+from embedfilter.files.tables.delimited import DelimitedTable
+from embedfilter.files.tables.matrices import open_input, open_numpy, open_safetensors, open_torch
+from embedfilter.files.tables.records import JsonLines, Lines
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Sequence
+
+__all__ = ["STANDARD_INPUT", "is_table", "open_lines", "open_table"]
+
+STANDARD_INPUT = "standard input"
+_READ_BY_ENDING = {
+    "npy": NPY, "npz": NPZ, "parquet": PARQUET, "arrow": ARROW, "jsonl": JSON_LINES, "csv": CSV,
+    "tsv": TSV, "pt": TORCH, "safetensors": SAFETENSORS,
+}  # fmt: skip
+_STARTS = {
+    b"\x93NUMPY": "npy", b"PK\x03\x04": "npz", b"PK\x05\x06": "npz", b"PAR1": "parquet",
+    b"ARROW1": "arrow", b"\xff\xff\xff\xff": "stream", b"FEA1": "feather1",
+}  # fmt: skip
+_GZIP, _ZSTD = b"\x1f\x8b", b"\x28\xb5\x2f\xfd"
+_START = 4096  # bytes that tell what a file is
+_TEXT = ("jsonl", "csv", "tsv")
+_STREAMED = ("stream", *_TEXT)
+_ALL = (
+    ".npy, .npz, .parquet, .arrow, .feather, .jsonl, .csv, .tsv, .pt or .safetensors"
+    " (text perhaps .gz or .zst)"
+)
+
+
+def open_table(paths: Sequence[str | Path], key: str | None = None) -> Table:
+    """Open a file, a folder of files, several files, or standard input for "-", as one table.
+
+    Parameters
+    ----------
+    paths : sequence of str or Path
+    key : str, optional
+        The array or tensor, of files that hold several.
+
+    Raises
+    ------
+    EmbedFilterError
+        If a file is none that is read, or files differ in kind or columns.
+    ImportError
+        If a file needs a library that is not installed.
+    OSError
+        If there is no such file, or it cannot be read.
+    """
+    files: list[Path] = []
+    for given in paths:
+        path = Path(given)
+        files += _files_of(path) if str(path) != "-" and path.is_dir() else [path]
+    if len(files) == 1:
+        return _open(files[0], key)
+    if Path("-") in files:
+        raise EmbedFilterError(
+            f"-: expected standard input alone, found {len(files) - 1} files beside it"
+        )
+    return _Several(files, key)
+
+
+def open_lines(path: Path) -> Table:
+    """Open a file with a text in each line, or standard input for "-"."""
+    if str(path) == "-":
+        return Lines(STANDARD_INPUT, _standard_input())
+    open_input(path, str(path)).close()
+    return Lines(str(path), path.open("rb"))
+
+
+def is_table(path: Path) -> bool:
+    """Tell whether a file of texts is a table, by its ending or its content; else it is lines."""
+    if str(path) == "-":
+        return False
+    if path.is_dir() or _by_ending(path) is not None:
+        return True
+    file = open_input(path, str(path))
+    start = file.read(0, min(file.size, _START)).tobytes()
+    file.close()
+    return any(start.startswith(magic) for magic in _STARTS)
+
+
+def _by_ending(path: Path) -> str | None:
+    found = inner_ending(path)
+    return next((kind for kind, endings in _READ_BY_ENDING.items() if found in endings), None)
+
+
+def _files_of(folder: Path) -> list[Path]:
+    """Return the files of embeddings in a folder, in the order of their numbers and names."""
+    found = [
+        path
+        for path in folder.iterdir()
+        if path.is_file() and path.name[0] not in "._" and _by_ending(path) is not None
+    ]
+    if not found:
+        raise EmbedFilterError(
+            f"{folder}: not a regular file: expected one, found a folder"
+            f" without files of embeddings: {_ALL}"
+        )
+    kinds = {_by_ending(path): path for path in found}
+    if len(kinds) > 1:
+        one, other = list(kinds.values())[:2]
+        raise EmbedFilterError(
+            f"{folder}: expected files of one kind, found {one.name} and {other.name}"
+        )
+    return sorted(found, key=lambda path: _natural(path.name))
+
+
+def _natural(name: str) -> list[tuple[int, int, str]]:
+    return [
+        (0, int(word), "") if word.isdigit() else (1, 0, word) for word in re.split(r"(\d+)", name)
+    ]
+
+
+def _open(path: Path, key: str | None) -> Table:
+    if str(path) == "-":
+        return _open_stream(_standard_input(), STANDARD_INPUT, None, key)
+    where = str(path)
+    file = open_input(path, where)
+    start = file.read(0, min(file.size, _START)).tobytes()
+    file.close()
+    if start.startswith((_GZIP, _ZSTD)):
+        return _open_stream(_decompressed(path, start), where, _by_ending(path), key)
+    kind = _kind(start, _by_ending(path))
+    if kind in _TEXT:
+        return _open_text(path.open("rb"), where, kind, key)
+    return _open_file(path, where, kind, start, key)
+
+
+def _kind(start: bytes, by_ending: str | None) -> str | None:
+    """Return what a file is: by its content and, where that does not tell, by its ending."""
+    for magic, kind in _STARTS.items():
+        if start.startswith(magic):
+            return "pt" if kind == "npz" and by_ending == "pt" else kind
+    if start[8:9] == b"{" and int.from_bytes(start[:8], "little") < 1 << 32:
+        return "safetensors"
+    if by_ending is not None:
+        return by_ending
+    text = start.removeprefix(b"\xef\xbb\xbf").lstrip()
+    if text.startswith(b"{"):
+        return "jsonl"
+    first = text.partition(b"\n")[0]
+    if re.match(rb"[^\x00-\x08\x0e-\x1f]+$", first) and (b"," in first or b"\t" in first):
+        return "tsv" if b"\t" in first else "csv"
+    return None
+
+
+def _open_file(path: Path, where: str, kind: str | None, start: bytes, key: str | None) -> Table:
+    if kind in ("npy", "npz"):
+        return open_numpy(path, where, key)
+    if kind == "safetensors":
+        return open_safetensors(path, where, key)
+    if kind == "pt":
+        return open_torch(path, where, key)
+    _refuse_key(where, key)
+    if kind in ("parquet", "arrow", "stream"):
+        from embedfilter.files.tables import arrow  # noqa: PLC0415 - needs pyarrow
+
+        if kind == "parquet":
+            return arrow.open_parquet(path, where)
+        return arrow.open_arrow(path, where, is_stream=kind == "stream")
+    found = "a Feather file of version 1" if kind == "feather1" else shown(start[:16])
+    raise EmbedFilterError(
+        f"{where}: expected a file of embeddings, {_ALL}, found {found if start else 'no bytes'}"
+    )
+
+
+def _refuse_key(where: str, key: str | None) -> None:
+    if key is not None:
+        raise EmbedFilterError(f"--key: expected none for {where}, found {key!r}")
+
+
+def _open_text(stream: BinaryIO, where: str, kind: str, key: str | None) -> Table:
+    _refuse_key(where, key)
+    return (
+        JsonLines(where, stream)
+        if kind == "jsonl"
+        else DelimitedTable(where, stream, tabs=kind == "tsv")
+    )
+
+
+def _open_stream(stream: BinaryIO, where: str, by_ending: str | None, key: str | None) -> Table:
+    """Open what can be read once, from its beginning to its end."""
+    buffered = io.BufferedReader(stream, 1 << 20)  # type: ignore[type-var]
+    with _decompressing(where):
+        start = buffered.peek(_START)[:_START]
+    if start.startswith((_GZIP, _ZSTD)):
+        raise EmbedFilterError(f"{where}: expected data, or data compressed once, found twice")
+    kind = _kind(start, by_ending)
+    if kind in _TEXT:
+        return _open_text(buffered, where, str(kind), key)
+    if kind == "stream":
+        from embedfilter.files.tables import arrow  # noqa: PLC0415 - needs pyarrow
+
+        _refuse_key(where, key)
+        return arrow.open_stream(buffered, where)
+    # What is not read from its beginning to its end goes through a file, gone once it is open.
+    with tempfile.NamedTemporaryFile(prefix="embedfilter-") as file:
+        with _decompressing(where):
+            shutil.copyfileobj(buffered, file, 1 << 20)
+        file.flush()
+        return _open_file(Path(file.name), where, kind, start, key)
+
+
+def _standard_input() -> BinaryIO:
+    """Return standard input as a stream of our own, since a thread may still wait for it."""
+    try:
+        return open(sys.stdin.fileno(), "rb", buffering=0, closefd=False)
+    except (OSError, ValueError):  # none that the system knows
+        return io.BytesIO(sys.stdin.buffer.read())
+
+
+def _decompressed(path: Path, start: bytes) -> BinaryIO:
+    if start.startswith(_GZIP):
+        import gzip  # noqa: PLC0415
+
+        return gzip.open(path, "rb")  # type: ignore[return-value]
+    try:
+        import pyarrow as pa  # noqa: PLC0415 - an extra
+    except ImportError as error:
+        raise ImportError(
+            f'{path}: zstd needs pyarrow: pip install "embedfilter[arrow]"'
+        ) from error
+    return pa.CompressedInputStream(pa.OSFile(str(path)), "zstd")  # type: ignore[no-any-return]
+
+
+@contextlib.contextmanager
+def _decompressing(where: str) -> Iterator[None]:
+    try:
+        yield
+    except (EOFError, OSError) as error:
+        raise EmbedFilterError(f"{where}: cannot be read: {error}") from None
+
+
+class _Several(Table):
+    """Files of one kind and the same columns, one after another."""
+
+    def __init__(self, files: list[Path], key: str | None) -> None:
+        self._files, self._key = files, key
+        self._wanted: str | None = None
+        self.where = f"{files[0]} ... {files[-1].name}"
+        counts: list[int | None] = []
+        for file in files:  # what is wrong with one of them is found before the work
+            with _open(file, key) as table:
+                if file == files[0]:
+                    self.format, self.width = table.format, table.width
+                    self._names, self.schema = table.names, getattr(table, "schema", None)
+                    self.codec = getattr(table, "codec", None)
+                    self.has_header = getattr(table, "has_header", True)
+                elif table.format != self.format:
+                    raise EmbedFilterError(
+                        f"{file}: expected a file like {files[0]}, {self.format}, found"
+                        f" {table.format}"
+                    )
+                elif table.names != self._names or table.width != self.width:
+                    raise EmbedFilterError(
+                        f"{file}: expected the columns of {files[0]},"
+                        f" {self.width or self._names}, found {table.width or table.names}"
+                    )
+                elif self.schema is not None and not table.schema.equals(self.schema):  # type: ignore[attr-defined]
+                    raise EmbedFilterError(
+                        f"{file}: expected columns of the types of {files[0]}, found others"
+                    )
+                counts.append(table.n_rows)
+        known = [count for count in counts if count is not None]
+        self.n_rows = sum(known) if len(known) == len(counts) else None
+
+    @property
+    def names(self) -> list[str]:
+        """Those of each file."""
+        return self._names
+
+    def embedding_column(self, wanted: str | None) -> str | None:
+        """Return the column of the first file, which all have."""
+        with _open(self._files[0], self._key) as table:
+            self._wanted = table.embedding_column(wanted)
+            self.wide = table.wide
+        return self._wanted
+
+    def parts(self, n_rows: int) -> Iterator[Part]:
+        """Iterate over the rows of all files."""
+        for file in self._files:
+            with _open(file, self._key) as table:
+                if self._wanted is not None:
+                    table.embedding_column(self._wanted)
+                yield from table.parts(n_rows)
+
+    def close(self) -> None:
+        """Do nothing: files are open while they are read."""

@@ -1,0 +1,203 @@
+"""Rows as dictionaries: files of JSON lines, and plain lines of text."""
+
+from __future__ import annotations
+
+import json
+from typing import TYPE_CHECKING, Any, BinaryIO
+
+import numpy as np
+
+from embedfilter.errors import EmbedFilterError
+from embedfilter.files.messages import listed, shown
+from embedfilter.files.tables.base import Part, Table
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from numpy.typing import NDArray
+
+__all__ = ["JsonLines", "Lines", "RecordsPart", "RecordsTable", "number_list"]
+
+_BOM = b"\xef\xbb\xbf"
+# Python's numbers take many times the memory of those in an array.
+_SMALLER = 8
+_TEXT = "text"
+
+
+class RecordsPart(Part):
+    """Rows as dictionaries."""
+
+    def __init__(self, rows: list[dict[str, Any]]) -> None:
+        self._rows = rows
+
+    def __len__(self) -> int:
+        return len(self._rows)
+
+    def array(self, column: str | None, name: str, first: int, d: int | None) -> NDArray[Any]:
+        """Return a column of lists of numbers as (n, d) float64."""
+        lists = [number_list(row.get(column or "")) for row in self._rows]
+        try:
+            array = np.array(lists, np.float64)
+        except (TypeError, ValueError):
+            raise _fault(lists, name, first, d) from None
+        if array.ndim != 2 or d not in (None, array.shape[1]) or np.isnan(array).any():
+            fault = _fault(lists, name, first, d)
+            if fault is not None:
+                raise fault
+        return array
+
+    def values(self, column: str) -> list[Any]:
+        """Return a column."""
+        return [row.get(column) for row in self._rows]
+
+    def records(self, without: str | None) -> list[dict[str, Any]]:
+        """Return the rows themselves."""
+        return self._rows
+
+
+def number_list(value: Any) -> Any:
+    """Return a list; what a cell of text holds as JSON, such as "[0.5, 1]", is one, too."""
+    if isinstance(value, str) and value.lstrip().startswith("["):
+        try:
+            return json.loads(value)
+        except ValueError:
+            return value
+    return value
+
+
+def _fault(lists: list[Any], name: str, first: int, d: int | None) -> Any:
+    """Return the error for the first row that is no list of numbers like the others."""
+    width = d or next((len(row) for row in lists if isinstance(row, list)), 0)
+    for number, row in enumerate(lists, first):
+        if not isinstance(row, list):
+            found = "none" if row is None else shown(row)
+            return ValueError(
+                f"{name}: expected an embedding in each row, found {found} in row {number}"
+            )
+        for value in row:
+            if isinstance(value, bool) or not isinstance(value, (int, float)):
+                found = "null" if value is None else shown(value)
+                return ValueError(f"{name}: expected numbers, found {found} in row {number}")
+        if len(row) != width:
+            return ValueError(
+                f"{name}: expected lists of {width} numbers, found {len(row)} in row {number}"
+            )
+    return None
+
+
+class RecordsTable(Table):
+    """A text file whose rows become dictionaries, read line by line.
+
+    Parameters
+    ----------
+    where : str
+    stream : binary file
+        Closed with the table.
+    """
+
+    def __init__(self, where: str, stream: BinaryIO) -> None:
+        self.where = where
+        self._stream = stream
+        self._rows = self._read()
+        try:
+            self._first: dict[str, Any] | None = next(self._rows, None)
+        except BaseException:
+            stream.close()
+            raise
+
+    def _read(self) -> Iterator[dict[str, Any]]:
+        raise NotImplementedError
+
+    def lines(self) -> Iterator[str]:
+        r"""Iterate over the lines, which \n or \r\n end, and nothing else does; UTF-8."""
+        for number, line in enumerate(self._stream, 1):
+            data = line.removeprefix(_BOM) if number == 1 else line
+            try:
+                text = data.decode("utf-8")
+            except UnicodeDecodeError as error:
+                raise EmbedFilterError(
+                    f"{self.where}: expected UTF-8 in line {number}, found byte"
+                    f" {data[error.start]:#04x}"
+                ) from None
+            yield text.removesuffix("\n").removesuffix("\r")
+
+    @property
+    def names(self) -> list[str]:
+        """The keys of the first row."""
+        return list(self._first or ())
+
+    def embedding_column(self, wanted: str | None) -> str | None:
+        """Return the key whose value is a list of numbers."""
+        row = self._first
+        if row is None:
+            raise EmbedFilterError(f"{self.where}: expected rows of embeddings, found none")
+        if wanted is not None:
+            if wanted not in row:
+                raise EmbedFilterError(
+                    f"{self.where}: expected a column {wanted!r}, found {listed(row)}"
+                )
+            return wanted
+        lists = {name: number_list(value) for name, value in row.items()}
+        numbers = [name for name, value in lists.items() if _is_numbers(value)]
+        if len(numbers) > 1:  # tokens' ids are integers
+            numbers = [name for name in numbers if any(type(v) is float for v in lists[name])]
+        if len(numbers) != 1:
+            found = ", ".join(numbers) or f"none among {listed(row)}"
+            raise EmbedFilterError(
+                f"{self.where}: expected one column of lists of numbers, or --column with its"
+                f" name, found {found}"
+            )
+        return numbers[0]
+
+    def parts(self, n_rows: int) -> Iterator[Part]:
+        """Iterate over the rows, fewer at a time than asked for."""
+        n_rows = max(1, n_rows // _SMALLER)
+        rows = [] if self._first is None else [self._first]
+        for row in self._rows:
+            if len(rows) == n_rows:
+                yield RecordsPart(rows)
+                rows = []
+            rows.append(row)
+        if rows:
+            yield RecordsPart(rows)
+
+    def close(self) -> None:
+        """Close the file."""
+        self._stream.close()
+
+
+def _is_numbers(value: Any) -> bool:
+    return isinstance(value, list) and bool(value) and all(type(v) in (int, float) for v in value)
+
+
+class JsonLines(RecordsTable):
+    """A file with a JSON object in each line; empty lines count for nothing."""
+
+    format = "jsonl"
+
+    def _read(self) -> Iterator[dict[str, Any]]:
+        for number, line in enumerate(self.lines(), 1):
+            if not line.strip():
+                continue
+            try:
+                row = json.loads(line)
+            except (ValueError, RecursionError) as error:
+                raise EmbedFilterError(
+                    f"{self.where}: expected JSON in line {number}: {error}"
+                ) from None
+            if not isinstance(row, dict):
+                raise EmbedFilterError(
+                    f"{self.where}: expected an object in line {number}, as in JSON lines, found"
+                    f" a {type(row).__name__}"
+                )
+            yield row
+
+
+class Lines(RecordsTable):
+    """A file with a text in each line: one column, named "text"."""
+
+    format = "jsonl"
+
+    def _read(self) -> Iterator[dict[str, Any]]:
+        for line in self.lines():
+            yield {_TEXT: line}
