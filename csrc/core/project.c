@@ -20,7 +20,11 @@ enum {
      * so that each panel is read from memory once, up to BLOCK_ROWS. */
     FEW_ROWS = 24,
     LARGE_BYTES = 1 << 23,
-    PIECES = 2, /* tasks of panels for each thread: one that comes late leaves more to the others */
+    /* Tasks for each thread, of panels, and of rows where the filter is not large: one that comes
+     * late leaves more to the others. */
+    PANEL_PIECES = 2,
+    ROW_PIECES = 10,
+    PIECE_ROWS = 16, /* at least */
 };
 
 struct ef_filter {
@@ -235,7 +239,8 @@ static size_t threads_for(double work, size_t n_threads) {
 }
 
 static void project_few(job *j, size_t n_threads) {
-    const size_t n_panels = j->filter->n_panels, n_pieces = n_threads > 1 ? n_threads * PIECES : 1;
+    const size_t n_panels = j->filter->n_panels,
+                 n_pieces = n_threads > 1 ? n_threads * PANEL_PIECES : 1;
     few_rows few = {.all = j, .y = block_at(j, 0).y};
     few.share = ef_ceil_div(n_panels / 2, n_pieces) * 2;
     ef_parallel_for(n_threads, ef_ceil_div(n_panels, few.share), panels_task, &few);
@@ -250,8 +255,8 @@ ef_status ef_project(const ef_filter *filter, ef_matrix x, ef_output form, void 
     if (n == 0)
         return EF_OK;
     n_threads = threads_for((double)n * (double)filter->d * (double)filter->k, n_threads);
-    const size_t padded_bytes = padded_k(filter) * filter->d * sizeof(float);
-    const bool few = n <= (padded_bytes > LARGE_BYTES ? BLOCK_ROWS : FEW_ROWS);
+    const bool large = padded_k(filter) * filter->d * sizeof(float) > LARGE_BYTES;
+    const bool few = n <= (large ? BLOCK_ROWS : FEW_ROWS);
     job j = {.filter = filter,
              .x = x,
              .form = form,
@@ -259,7 +264,9 @@ ef_status ef_project(const ef_filter *filter, ef_matrix x, ef_output form, void 
              .row_bytes = ef_output_row_bytes(form.precision, filter->k)};
     /* Blocks of equal size for the threads, no larger than the cache likes. */
     const size_t share = few ? n : ef_ceil_div(n, n_threads);
-    const size_t n_blocks = ef_ceil_div(share, BLOCK_ROWS);
+    size_t n_blocks = ef_ceil_div(share, BLOCK_ROWS);
+    if (n_threads > 1 && !few && !large)
+        n_blocks = ef_most(n_blocks, ef_least(ROW_PIECES, share / PIECE_ROWS));
     j.block_rows = ef_round_up(ef_ceil_div(share, n_blocks), filter->kernels->product.rows);
     atomic_init(&j.bad_row, n);
     j.scratch = ef_new_array(n_threads, block_size(&j) * sizeof(float), detail);
