@@ -69,12 +69,13 @@ ef_status ef_set_isa(const char *name);
 
 /* ---- Threads (threads.c) ------------------------------------------------ */
 
-/* Runs task(context, i) once for each i < n_tasks, on at most n_threads threads, the
- * caller's own among them, and returns when all are done. Tasks are handed out one at a
- * time, so they may be of unequal cost. The pool is made at first use and again after
- * fork; while another caller holds it, or where threads cannot be made, the caller does
- * all the tasks itself. */
-typedef void ef_task(void *context, size_t index);
+/* Runs task(context, slot, i) once for each i < n_tasks, on at most n_threads threads, the
+ * caller's own among them, and returns when all are done. Of the tasks that run at one time each
+ * has another slot < n_threads, for memory of its own. Tasks are handed out one at a time, so they
+ * may be of unequal cost, and a thread that comes late takes few: a task had better last 10 to
+ * 1000 microseconds. Threads are made at first use and again after fork. Callers share them;
+ * where none can be made, or they were of no use of late, the caller does the tasks itself. */
+typedef void ef_task(void *context, size_t slot, size_t index);
 void ef_parallel_for(size_t n_threads, size_t n_tasks, ef_task *task, void *context);
 
 /* ---- Dequantisation (dequantize.c) --------------------------------------- */

@@ -98,9 +98,8 @@ ef_status ef_gram_new(size_t d, const float *basis, size_t p, ef_gram **result, 
 
 typedef struct packing {
     ef_gram *gram;
-    ef_matrix w;        /* the rows to add; the chunk has room for them */
-    double *scratch;    /* (slots, PACK_ROWS + 1, padded d) */
-    atomic_size_t next; /* the next row to pack */
+    ef_matrix w;     /* the rows to add; the chunk has room for them */
+    double *scratch; /* (slots, PACK_ROWS + 1, padded d) */
     atomic_bool finite;
 } packing;
 
@@ -157,22 +156,18 @@ static void prepare_f32(packing *job, size_t first, size_t n, float *rows) {
     }
 }
 
-static void pack_task(void *context, size_t slot) {
+static void pack_task(void *context, size_t slot, size_t index) {
     packing *job = context;
     const size_t padded = job->gram->n_panels * job->gram->width;
     double *rows = job->scratch + slot * (PACK_ROWS + 1) * padded;
-    for (;;) {
-        const size_t first = atomic_fetch_add(&job->next, PACK_ROWS);
-        if (first >= job->w.n_rows)
-            return;
-        const size_t n = ef_least(PACK_ROWS, job->w.n_rows - first);
-        if (job->gram->exact) {
-            prepare_f64(job, first, n, rows);
-            scatter_f64(job->gram, rows, job->gram->n_rows + first, n);
-        } else {
-            prepare_f32(job, first, n, (float *)rows);
-            scatter_f32(job->gram, (float *)rows, job->gram->n_rows + first, n);
-        }
+    const size_t first = index * PACK_ROWS;
+    const size_t n = ef_least(PACK_ROWS, job->w.n_rows - first);
+    if (job->gram->exact) {
+        prepare_f64(job, first, n, rows);
+        scatter_f64(job->gram, rows, job->gram->n_rows + first, n);
+    } else {
+        prepare_f32(job, first, n, (float *)rows);
+        scatter_f32(job->gram, (float *)rows, job->gram->n_rows + first, n);
     }
 }
 
@@ -202,7 +197,8 @@ static const double *panel_f64(const ef_gram *gram, size_t p, size_t first) {
 }
 
 /* One rectangle of tiles: panels I, I + 1, ... times panels J, J + 1. */
-static void multiply_task(void *context, size_t index) {
+static void multiply_task(void *context, size_t slot, size_t index) {
+    (void)slot;
     const product *job = context;
     const ef_gram *gram = job->gram;
     const ef_kernels *kernels = gram->kernels;
@@ -254,8 +250,7 @@ ef_status ef_gram_add(ef_gram *gram, ef_matrix w, size_t n_threads, ef_detail *d
         job.w = w;
         job.w.data = ef_row(w, done);
         job.w.n_rows = ef_least(w.n_rows - done, gram->capacity - gram->n_rows);
-        atomic_init(&job.next, 0);
-        ef_parallel_for(n_threads, n_threads, pack_task, &job);
+        ef_parallel_for(n_threads, ef_ceil_div(job.w.n_rows, PACK_ROWS), pack_task, &job);
         gram->n_rows += job.w.n_rows;
         if (!atomic_load(&job.finite))
             status = find_bad_rows(w, detail);

@@ -207,7 +207,6 @@ typedef struct job {
     size_t block_rows;     /* taken at a time, a multiple of a tile's rows */
     unsigned char *memory; /* the rows and tiles of a block, for each slot */
     size_t slot_bytes;
-    atomic_size_t next;    /* the next row, to be done */
     atomic_size_t bad_row; /* the first one with a logit that is not finite */
 } job;
 
@@ -310,11 +309,11 @@ static void fetch_rows(const job *j, size_t first, size_t n, block *b) {
 }
 
 /* Takes the logits of n rows, from row `first` on, that may be among the best. */
-static void screen(job *j, size_t first, size_t n, size_t next, block *b) {
+static void screen(job *j, size_t first, size_t n, block *b) {
     const ef_lens *lens = j->lens;
     const ef_tile tile = lens->kernels->lens;
     pack_rows(j, first, n, b);
-    fetch_rows(j, next, n, b);
+    fetch_rows(j, first + n, n, b); /* as a rule the thread's next ones */
     for (size_t p = 0; p < lens->n_panels; p++) {
         multiply(j, n, p, b);
         const size_t v = p * tile.columns, n_columns = ef_least(tile.columns, lens->n - v);
@@ -335,24 +334,22 @@ static void fetch_ahead(const job *j, size_t row) {
         ef_prefetch(ef_row(j->w, row), j->w.n_cols * ef_item_bytes(j->w.dtype));
 }
 
-/* Does blocks of rows until there are no more. */
-static void rows_task(void *context, size_t slot) {
+/* Does a block of rows. */
+static void rows_task(void *context, size_t slot, size_t index) {
     job *j = context;
     const ef_lens *lens = j->lens;
     block b;
     b.rows = (float *)(j->memory + slot * j->slot_bytes);
     b.tiles = (int16_t *)(b.rows + lens->kernels->lens.rows * lens->d);
-    size_t next = atomic_fetch_add(&j->next, j->block_rows);
-    while (next < j->w.n_rows) {
-        const size_t first = next, n = ef_least(j->block_rows, j->w.n_rows - first);
-        next = atomic_fetch_add(&j->next, j->block_rows);
-        if (lens->n_panels > 0)
-            screen(j, first, n, next, &b);
-        else
-            for (size_t r = 0; r < n; r++) {
-                fetch_ahead(j, first + r + AHEAD);
-                consider(j, first + r, 0, (1u << lens->n) - 1, b.rows);
-            }
+    const size_t first = index * j->block_rows;
+    const size_t n = ef_least(j->block_rows, j->w.n_rows - first);
+    if (lens->n_panels > 0) {
+        screen(j, first, n, &b);
+        return;
+    }
+    for (size_t r = 0; r < n; r++) {
+        fetch_ahead(j, first + r + AHEAD);
+        consider(j, first + r, 0, (1u << lens->n) - 1, b.rows);
     }
 }
 
@@ -364,12 +361,11 @@ ef_status ef_lens_add(ef_lens *lens, ef_matrix w, size_t n_threads, ef_detail *d
     const size_t tile = lens->kernels->lens.rows;
     j.block_rows = ef_least(BLOCK_ROWS, (BLOCK_BYTES / packed_bytes / tile + 1) * tile);
     j.slot_bytes = ef_round_up(tile * lens->d * sizeof(float) + j.block_rows * packed_bytes, 64);
-    atomic_init(&j.next, 0);
     atomic_init(&j.bad_row, w.n_rows);
     j.memory = ef_new_array(n_threads, j.slot_bytes, detail);
     if (j.memory == NULL)
         return EF_NO_MEMORY;
-    ef_parallel_for(n_threads, n_threads, rows_task, &j);
+    ef_parallel_for(n_threads, ef_ceil_div(w.n_rows, j.block_rows), rows_task, &j);
     free(j.memory);
     lens->n_rows += w.n_rows;
     return ef_row_status(w, atomic_load(&j.bad_row), detail);

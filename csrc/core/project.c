@@ -20,6 +20,11 @@ enum {
      * so that each panel is read from memory once, up to BLOCK_ROWS. */
     FEW_ROWS = 24,
     LARGE_BYTES = 1 << 23,
+    /* Tasks for each thread, of panels, and of rows where the filter is not large: one that comes
+     * late leaves more to the others. */
+    PANEL_PIECES = 2,
+    ROW_PIECES = 10,
+    PIECE_ROWS = 16, /* at least */
 };
 
 struct ef_filter {
@@ -96,7 +101,6 @@ typedef struct job {
     size_t row_bytes;
     size_t block_rows;     /* a multiple of a tile's rows */
     float *scratch;        /* one block for each slot: see block_at */
-    atomic_size_t next;    /* the next row, to be done */
     atomic_size_t bad_row; /* the first row that failed, n while there is none */
 } job;
 
@@ -199,19 +203,15 @@ static void finish_row(job *j, size_t row, float *y) {
 
 /* ---- the ways to share the work ------------------------------------------ */
 
-/* Takes blocks of rows until there are no more. */
-static void rows_task(void *context, size_t slot) {
+/* Multiplies a block of rows, and finishes them. */
+static void rows_task(void *context, size_t slot, size_t index) {
     job *j = context;
     const block b = block_at(j, slot);
-    for (;;) {
-        const size_t first = atomic_fetch_add(&j->next, j->block_rows);
-        if (first >= j->x.n_rows)
-            return;
-        const size_t n = ef_least(j->block_rows, j->x.n_rows - first);
-        multiply(j, first, n, b, 0, j->filter->n_used);
-        for (size_t r = 0; r < n; r++)
-            finish_row(j, first + r, b.y + r * padded_k(j->filter));
-    }
+    const size_t first = index * j->block_rows;
+    const size_t n = ef_least(j->block_rows, j->x.n_rows - first);
+    multiply(j, first, n, b, 0, j->filter->n_used);
+    for (size_t r = 0; r < n; r++)
+        finish_row(j, first + r, b.y + r * padded_k(j->filter));
 }
 
 typedef struct few_rows {
@@ -222,11 +222,11 @@ typedef struct few_rows {
 
 /* Multiplies all rows by the task's share of the panels. Each task interleaves the rows for
  * itself: to fetch them from another core's cache would take longer. */
-static void panels_task(void *context, size_t index) {
+static void panels_task(void *context, size_t slot, size_t index) {
     const few_rows *few = context;
     const job *j = few->all;
     const ef_filter *f = j->filter;
-    block b = block_at(j, index);
+    block b = block_at(j, slot);
     b.y = few->y;
     const size_t begin = index * few->share, end = ef_least(begin + few->share, f->n_panels);
     if (j->x.n_rows == 1)
@@ -235,17 +235,27 @@ static void panels_task(void *context, size_t index) {
         multiply(j, 0, j->x.n_rows, b, begin, ef_least(end, f->n_used));
 }
 
-static void finish_task(void *context, size_t row) {
+static void finish_task(void *context, size_t slot, size_t row) {
+    (void)slot;
     const few_rows *few = context;
     finish_row(few->all, row, few->y + row * padded_k(few->all->filter));
 }
 
+/* How many of n_threads so many multiply-adds are worth. */
+static size_t threads_for(double work, size_t n_threads) {
+    const double most = 1.0 + work / EF_THREAD_WORK;
+    return most < (double)n_threads ? (size_t)most : n_threads;
+}
+
 static void project_few(job *j, size_t n_threads) {
-    const size_t n_panels = j->filter->n_panels;
+    const size_t n_panels = j->filter->n_panels,
+                 n_pieces = n_threads > 1 ? n_threads * PANEL_PIECES : 1;
     few_rows few = {.all = j, .y = block_at(j, 0).y};
-    few.share = ef_ceil_div(n_panels / 2, n_threads) * 2;
+    few.share = ef_ceil_div(n_panels / 2, n_pieces) * 2;
     ef_parallel_for(n_threads, ef_ceil_div(n_panels, few.share), panels_task, &few);
-    ef_parallel_for(n_threads, j->x.n_rows, finish_task, &few);
+    /* An element takes as long to finish as some 30 multiply-adds. */
+    const double work = 30.0 * (double)j->x.n_rows * (double)j->filter->k;
+    ef_parallel_for(threads_for(work, n_threads), j->x.n_rows, finish_task, &few);
 }
 
 ef_status ef_project(const ef_filter *filter, ef_matrix x, ef_output form, void *out,
@@ -253,11 +263,9 @@ ef_status ef_project(const ef_filter *filter, ef_matrix x, ef_output form, void 
     const size_t n = x.n_rows;
     if (n == 0)
         return EF_OK;
-    const double work = (double)n * (double)filter->d * (double)filter->k;
-    if (work / EF_THREAD_WORK < (double)n_threads)
-        n_threads = (size_t)(work / EF_THREAD_WORK) + 1;
-    const size_t padded_bytes = padded_k(filter) * filter->d * sizeof(float);
-    const bool few = n <= (padded_bytes > LARGE_BYTES ? BLOCK_ROWS : FEW_ROWS);
+    n_threads = threads_for((double)n * (double)filter->d * (double)filter->k, n_threads);
+    const bool large = padded_k(filter) * filter->d * sizeof(float) > LARGE_BYTES;
+    const bool few = n <= (large ? BLOCK_ROWS : FEW_ROWS);
     job j = {.filter = filter,
              .x = x,
              .form = form,
@@ -265,9 +273,10 @@ ef_status ef_project(const ef_filter *filter, ef_matrix x, ef_output form, void 
              .row_bytes = ef_output_row_bytes(form.precision, filter->k)};
     /* Blocks of equal size for the threads, no larger than the cache likes. */
     const size_t share = few ? n : ef_ceil_div(n, n_threads);
-    const size_t n_blocks = ef_ceil_div(share, BLOCK_ROWS);
+    size_t n_blocks = ef_ceil_div(share, BLOCK_ROWS);
+    if (n_threads > 1 && !few && !large)
+        n_blocks = ef_most(n_blocks, ef_least(ROW_PIECES, share / PIECE_ROWS));
     j.block_rows = ef_round_up(ef_ceil_div(share, n_blocks), filter->kernels->product.rows);
-    atomic_init(&j.next, 0);
     atomic_init(&j.bad_row, n);
     j.scratch = ef_new_array(n_threads, block_size(&j) * sizeof(float), detail);
     if (j.scratch == NULL)
@@ -275,7 +284,7 @@ ef_status ef_project(const ef_filter *filter, ef_matrix x, ef_output form, void 
     if (few)
         project_few(&j, n_threads);
     else
-        ef_parallel_for(n_threads, n_threads, rows_task, &j);
+        ef_parallel_for(n_threads, ef_ceil_div(n, j.block_rows), rows_task, &j);
     free(j.scratch);
     return ef_row_status(x, atomic_load(&j.bad_row), detail);
 }
