@@ -231,7 +231,7 @@ def test_accuracy_is_kept_with_the_filter(rng: np.random.Generator, tmp_path) ->
     assert str(again) == f.metadata["accuracy"]
     assert again.error > 0
     # A file of before, or of another program, has none.
-    for text in ("", "1 2", "a b c"):
+    for text in ("", "1 2", "a b c", "nan 1 1", "1 -1 1", "1 1 0"):
         assert Accuracy.of_metadata({"accuracy": text}) == Accuracy()
 
 
