@@ -39,7 +39,8 @@ _DEVIATIONS = 4.0
 # The error of float64 sums and of the eigenvectors, between two directions: so many roundings of
 # the square of the largest singular value, in root mean square. Up to 2.5 were seen.
 _ROUNDINGS = 4.0
-# Directions that were taken out of the rows, as they stand out, have errors of their own size.
+# Directions that were taken out of the rows, as they stand out by this (see spectrum.py), have
+# errors of their own size.
 _STANDS_OUT = 3.0
 # The root mean square of rounding, of numbers of all magnitudes, is 0.21 steps of a type; and
 # float32 arithmetic is off by a few times its own.
@@ -83,7 +84,8 @@ class Accuracy:
             error, noise, left = map(float, metadata.get("accuracy", "").split())
         except ValueError:
             return cls()
-        return cls(error, noise, left)
+        good = 0 <= error < np.inf and 0 <= noise < np.inf and left > 0
+        return cls(error, noise, left) if good else cls()
 
     def __str__(self) -> str:
         return f"{self.error:.3g} {self.noise:.3g} {self.left:.3g}"

@@ -37,6 +37,11 @@ def fit(
         For NaN, infinity, or a rank too low for what is to be kept.
     CheckpointError
         If the matrix cannot be read.
+
+    Warns
+    -----
+    UserWarning
+        Of doubts about the matrix, and of cuts that are not exact: see `fitting.cuts.check_cuts`.
     """
     V, d = W.shape
     kept = kept_directions(kind, d, k)

@@ -18,8 +18,8 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("calibrate")
     f = EmbedFilter.from_checkpoint(write_checkpoint(folder / "model.safetensors"))
     f.save(folder / "filter")
-    sample = np.random.default_rng(0).standard_normal((300, D)) + 3
-    np.save(folder / "sample.npy", sample.astype(np.float32))
+    sample = np.random.default_rng(0).standard_normal((300, D)).astype(np.float32) + 3
+    np.save(folder / "sample.npy", sample)
     f.calibrate(sample).save(folder / "calibrated")
     return folder
 

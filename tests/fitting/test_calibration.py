@@ -100,6 +100,25 @@ def test_transform(g: EmbedFilter, precision: str) -> None:
     assert np.array_equal(g.transform(X[7:30], precision=precision, n_threads=2), many[7:30])
 
 
+@pytest.mark.parametrize("dtype", ["float16", "bfloat16", "float32", "float64"])
+def test_a_mean_far_from_0_costs_no_digits(isa: str, f: EmbedFilter, dtype: str) -> None:
+    """Also where the filter cuts most of it: what is subtracted is the mean as it is."""
+    far = X + np.linspace(-3e4, 3e4, D) * X.std(axis=0)
+    if dtype == "float16":  # up to 65504
+        far *= 6e4 / np.abs(far).max()
+    rows = far.astype(ml_dtypes.bfloat16 if dtype == "bfloat16" else dtype)
+    if dtype in ("float16", "bfloat16"):
+        rows = np.unique(rows, axis=0)  # such a step may be all that they differ by
+    g = f.calibrate(rows)
+    assert g.mean is not None
+    wide = rows.astype(np.float64)
+    np.testing.assert_allclose(g.mean, wide.mean(axis=0), rtol=1e-6)
+    exact = (wide - g.mean) @ g.components.T.astype(np.float64)
+    error = np.linalg.norm(g.transform(rows, normalize=False) - exact, axis=1)
+    assert (error / np.linalg.norm(exact, axis=1)).max() < 1e-5
+    np.testing.assert_allclose(g.transform(rows), unit_rows(exact), atol=1e-5)
+
+
 def test_nested(f: EmbedFilter, g: EmbedFilter) -> None:
     for j in range(1, K + 1):
         alone, cut = f.calibrate(X, n_components=j), g.truncate(j)

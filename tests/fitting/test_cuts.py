@@ -111,13 +111,15 @@ def test_right_or_warned_or_refused(sums: list[bool]) -> None:
                 continue
         right = error_of(f, W) <= RIGHT
         assert right or said, f"draw {seed}: {what}, {W.shape}, kind {kind}, {k} components"
-        found["right, " + ("warned of" if said else f"silent, float{32 if sums[-1] else 64}")] += 1
-        found["wrong, warned of"] += not right
-    # 58 of these were false alarms when it was written, 213 refused.
+        if said:
+            found["right, warned of" if right else "wrong, warned of"] += 1
+        else:
+            found[f"right, silent, float{32 if sums[-1] else 64}"] += 1
+    # When it was written: 146, 424, 232, and 51 false alarms.
     assert found["right, silent, float32"] >= 100
     assert found["right, silent, float64"] >= 300
     assert found["refused"] <= 300
-    assert found["right, warned of"] - found["wrong, warned of"] <= 100
+    assert found["right, warned of"] <= 80
 
 
 # ---- single ones ------------------------------------------------------------
@@ -229,7 +231,7 @@ def test_accuracy_is_kept_with_the_filter(rng: np.random.Generator, tmp_path) ->
     assert str(again) == f.metadata["accuracy"]
     assert again.error > 0
     # A file of before, or of another program, has none.
-    for text in ("", "1 2", "a b c"):
+    for text in ("", "1 2", "a b c", "nan 1 1", "1 -1 1", "1 1 0"):
         assert Accuracy.of_metadata({"accuracy": text}) == Accuracy()
 
 
