@@ -13,6 +13,7 @@ autodoc_mock_imports = [
     "mteb",
     "onnx",
     "pyarrow",
+    "pyspark",
     "ray",
     "scipy",
     "sentence_transformers",
