@@ -1,5 +1,22 @@
-"""``python -m embedfilter`` is the command ``embedfilter``."""
+"""The command ``embedfilter``, also as ``python -m embedfilter``."""
 
-from embedfilter.commands.main import main
+import signal
 
-main(prog_name="embedfilter")
+__all__ = ["run"]
+
+
+def run() -> None:
+    """Run the command. Ctrl-C before it is loaded ends the process, as the system does it."""
+    handler = signal.getsignal(signal.SIGINT)
+    is_usual = handler is signal.default_int_handler
+    if is_usual:
+        signal.signal(signal.SIGINT, signal.SIG_DFL)
+    from embedfilter.commands.main import main  # noqa: PLC0415 - what takes a moment to load
+
+    if is_usual:
+        signal.signal(signal.SIGINT, handler)
+    main(prog_name="embedfilter")
+
+
+if __name__ == "__main__":
+    run()

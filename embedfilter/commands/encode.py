@@ -106,6 +106,8 @@ def encode(
         raise EmbedFilterError(
             f"{table.where}: expected no column {EMBEDDING!r}, which {output} is to have, found one"
         )
+    if device is not None:
+        _check_device(device)
     start = time.perf_counter()
     embed = encoder(
         model,
@@ -142,3 +144,17 @@ def encode(
         print_text(json.dumps({"output": str(output), **figures}))
     else:
         print_text(f"wrote {output}: {len(lines)} x {width} float32, in {seconds:.1f} s")
+
+
+def _check_device(device: str) -> None:
+    """Raise if torch cannot use a device here."""
+    import torch  # noqa: PLC0415
+
+    try:
+        torch.empty(0, device=device)
+    except (AssertionError, NotImplementedError, RuntimeError) as error:
+        first = next(iter(str(error).splitlines()), type(error).__name__)
+        raise EmbedFilterError(
+            f"--device: expected one that torch can use here, such as cpu, found {device!r}:"
+            f" {first}"
+        ) from None

@@ -9,6 +9,7 @@ import numpy as np
 from embedfilter.checkpoints.row_counts import warn_of_copies
 from embedfilter.checkpoints.unembedding import Unembedding
 from embedfilter.errors import warn_user
+from embedfilter.files.messages import source_name
 from embedfilter.fitting.cuts import check_cuts
 from embedfilter.fitting.kinds import kept_directions
 from embedfilter.fitting.spectrum import Spectrum
@@ -56,9 +57,9 @@ def fit(
         "singular_values": spectrum.singular_values,
         "kind": kind,
         "metadata": {
-            "source": W.source,
+            "source": source_name(W.source),
             **({} if W.revision is None else {"revision": W.revision}),
-            **({} if W.fitted_for is None else {"fitted_for": W.fitted_for}),
+            **({} if W.fitted_for is None else {"fitted_for": source_name(W.fitted_for)}),
             "tensor": W.name,
             "dtype": W.dtype,
             "rows": str(V),

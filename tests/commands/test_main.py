@@ -2,7 +2,19 @@
 
 from __future__ import annotations
 
-from command_line import run
+import os
+import signal
+import stat
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+from command_line import SCRIPTS, UNMEASURED, failure, run
+from numpy.typing import NDArray
+
+from embedfilter import __version__
 
 
 def test_help() -> None:
@@ -17,3 +29,77 @@ def test_help() -> None:
     assert "edge cuts both ends" in words
     assert "EMBEDFILTER_NUM_THREADS" in words
     assert "OUT may be IN" in run("apply", "--help").stdout
+
+
+def test_the_version() -> None:
+    assert run("--version").stdout == f"embedfilter, version {__version__}\n"
+
+
+def test_outputs_have_the_permissions_that_the_umask_leaves(
+    filter_file: Path, X: NDArray, tmp_path: Path
+) -> None:
+    np.save(tmp_path / "x.npy", X)
+    before = os.umask(0o027)
+    try:
+        for name in ("y.npy", "y.npz", "y.parquet", "y.jsonl", "y.pt", "y.safetensors"):
+            run("apply", filter_file, tmp_path / "x.npy", tmp_path / name)
+            assert stat.S_IMODE((tmp_path / name).stat().st_mode) == 0o640, name
+    finally:
+        os.umask(before)
+
+
+def test_shell_completion() -> None:
+    variables = {**UNMEASURED, "_EMBEDFILTER_COMPLETE": "bash_source"}
+    done = subprocess.run(
+        [sys.executable, "-c", "from embedfilter.__main__ import run; run()"],
+        env=variables, capture_output=True, text=True, check=False, cwd=SCRIPTS,
+    )  # fmt: skip
+    assert "complete -o nosort -F _embedfilter_completion embedfilter" in done.stdout
+
+
+@pytest.mark.parametrize("moment", ["while it is loaded", "while it waits for input"])
+def test_an_interrupt_at_any_moment(filter_file: Path, tmp_path: Path, moment: str) -> None:
+    loading = moment == "while it is loaded"
+    program = (
+        "import signal, sys\n"
+        "signal.signal(signal.SIGINT, signal.default_int_handler)\n"
+        "from embedfilter import __main__\n"
+        + (
+            "import os\n"
+            "class Interrupt:\n"
+            "    def find_spec(self, name, *_):\n"
+            "        if name == 'embedfilter.commands.apply': os.kill(os.getpid(), signal.SIGINT)\n"
+            "sys.meta_path.insert(0, Interrupt())\n"
+            if loading
+            else ""
+        )
+        + "__main__.run()\n"
+    )
+    process = subprocess.Popen(
+        [sys.executable, "-c", program, "apply", filter_file, "-", tmp_path / "y.jsonl"],
+        stdin=subprocess.PIPE, stderr=subprocess.PIPE, cwd=SCRIPTS, env=UNMEASURED, text=True,
+    )  # fmt: skip
+    assert process.stdin is not None
+    assert process.stderr is not None
+    if not loading:
+        row = "[" + ", ".join(["0.5"] * 64) + "]"
+        process.stdin.write(f'{{"e": {row}}}\n' * 5000)  # more than a pipe holds: it has begun
+        process.stdin.flush()
+        process.send_signal(signal.SIGINT)
+    status = process.wait(60)  # its input is still open
+    assert status == (-signal.SIGINT if loading else 1)
+    assert process.stderr.read().strip() == ("" if loading else "Aborted!")
+    process.stdin.close()
+    process.stderr.close()
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["filter.safetensors"]
+
+
+def test_a_device_that_is_not_there(tmp_path: Path) -> None:
+    (tmp_path / "texts.txt").write_text("a text\n")
+    for device in ("nonsense", "xpu:77"):
+        line = failure(
+            "encode", tmp_path, tmp_path / "texts.txt", "-o", tmp_path / "y.npy", "--device", device
+        )
+        assert (
+            f"--device: expected one that torch can use here, such as cpu, found '{device}'" in line
+        )

@@ -6,10 +6,11 @@ import io
 import sys
 from pathlib import Path
 
+import pandas as pd
 import pytest
 
 from embedfilter import EmbedFilterError
-from embedfilter.files.lines import read_lines, read_table, read_texts
+from embedfilter.files.lines import read_labels, read_lines, read_table, read_texts
 
 # Unicode separates lines by all of these, but they may stand in a text.
 INSIDE = "a\u2028b\x85c\x0bd\x0ce\x1cf"
@@ -42,6 +43,44 @@ def test_what_is_no_text(tmp_path: Path, data: bytes, message: str) -> None:
     path.write_bytes(data)
     with pytest.raises(EmbedFilterError, match=message):
         read_texts(path)
+
+
+def test_texts_in_columns(tmp_path: Path) -> None:
+    texts = ["one, two", "日本\u2028"[:2], 'a "quoted" one']
+    frame = pd.DataFrame({"id": range(3), "text": texts, "other": ["x", "y", "z"]})
+    frame.to_csv(tmp_path / "x.csv", index=False)
+    frame.to_json(tmp_path / "x.jsonl", orient="records", lines=True)
+    frame.to_parquet(tmp_path / "x.Parquet")
+    for name in ("x.csv", "x.jsonl", "x.Parquet"):
+        assert read_texts(tmp_path / name) == texts
+        assert read_texts(tmp_path / name, "other") == ["x", "y", "z"]
+        with pytest.raises(EmbedFilterError, match="expected a column 'no', found 'id', 'text'"):
+            read_texts(tmp_path / name, "no")
+    frame.assign(text=["a", None, "b"]).to_parquet(tmp_path / "x.parquet")
+    with pytest.raises(EmbedFilterError, match="expected a text in row 1, found none"):
+        read_texts(tmp_path / "x.parquet")
+    (tmp_path / "x.csv").write_text("a text, and no header\n")
+    with pytest.raises(EmbedFilterError, match="expected a column 'text' or .* --column"):
+        read_texts(tmp_path / "x.csv")
+
+
+def test_labels(tmp_path: Path) -> None:
+    path = tmp_path / "labels.txt"
+    path.write_text("a\nb\na\n")
+    assert read_labels(path) == ["a", "b", "a"]
+    path.write_text("a\n\na\n")
+    with pytest.raises(
+        EmbedFilterError, match="labels.txt: expected a label in line 2, found none"
+    ):
+        read_labels(path)
+    frame = pd.DataFrame({"label": ["a", None, "b"], "n": [1, 2, 3]})
+    frame.to_parquet(tmp_path / "x.parquet")
+    frame.to_csv(tmp_path / "x.csv", index=False)
+    frame.to_csv(tmp_path / "x.tsv", index=False, sep="\t")
+    for name in ("x.parquet", "x.csv", "x.tsv"):
+        with pytest.raises(EmbedFilterError, match="expected a label in row 1, found none"):
+            read_labels(tmp_path / name)
+        assert read_labels(tmp_path / name, "n") == ["1", "2", "3"]
 
 
 def test_tables(tmp_path: Path) -> None:

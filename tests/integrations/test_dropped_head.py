@@ -30,6 +30,7 @@ from embedfilter import CheckpointError, EmbedFilter, evaluate
 from embedfilter.checkpoints import open_unembedding
 from embedfilter.commands.main import main
 from embedfilter.errors import HeadError
+from embedfilter.files.messages import source_name
 from embedfilter.integrations import sentence_transformers as integration
 
 D, V = 32, 320
@@ -179,8 +180,8 @@ def test_fit(f: EmbedFilter, base: Path, model: Path, st_model: Path, tmp_path: 
         assert f"from lm_head.weight of {base} ({V} x {D}" in done.stdout
         again = EmbedFilter.load(output)
         assert again == f
-        assert again.metadata["source"] == str(base)
-        assert again.metadata["fitted_for"] == str(name)
+        assert again.metadata["source"] == source_name(str(base))
+        assert again.metadata["fitted_for"] == source_name(str(name))
         assert again == EmbedFilter.from_checkpoint(name, base=base)
     facts = json.loads(run("inspect", output, "--json").stdout)
     assert facts["fitted_for"] == str(st_model)

@@ -12,10 +12,13 @@ from pathlib import Path
 
 import numpy as np
 import pandas as pd
+import pyarrow as pa
 import pytest
+import torch
 from command_line import SCRIPTS
 from oracle import assert_same_directions
 from sklearn.base import clone
+from sklearn.compose import ColumnTransformer
 from sklearn.exceptions import NotFittedError
 from sklearn.linear_model import LogisticRegression
 from sklearn.model_selection import GridSearchCV
@@ -208,3 +211,45 @@ def test_without_scikit_learn(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delitem(sys.modules, "embedfilter.integrations.sklearn")
     with pytest.raises(ImportError, match=r'pip install "embedfilter\[sklearn\]"'):
         importlib.import_module("embedfilter.integrations.sklearn")
+
+
+def test_a_filter_keeps_its_size_and_kind(
+    whole: EmbedFilter, X: np.ndarray, tmp_path: Path
+) -> None:
+    path = tmp_path / "f.safetensors"
+    k = whole.n_features_in // 4
+    f = whole.truncate(k)
+    f.save(path)
+    for source in (f, path, str(path)):
+        fitted = EmbedFilterTransformer(source).fit(X)
+        np.testing.assert_array_equal(fitted.transform(X), f.transform(X))
+        shorter = EmbedFilterTransformer(source, n_components=k // 2).fit(X)
+        assert shorter.filter_ == f.truncate(k // 2)
+        assert EmbedFilterTransformer(source, kind=f.kind).fit(X).filter_ == f
+        for wrong in ({"kind": "nonsense"}, {"kind": "tail"}, {"tensor": "a"}, {"revision": "b"}):
+            with pytest.raises(ValueError, match=f"{next(iter(wrong))}: expected .* is a filter"):
+                EmbedFilterTransformer(source, **wrong).fit(X)
+        with pytest.raises(ValueError, match=f"ratio: expected at most the {k} components"):
+            EmbedFilterTransformer(source, ratio=2).fit(X)
+        with pytest.raises(ValueError, match="expected one of the two"):
+            EmbedFilterTransformer(source, ratio=8, n_components=2).fit(X)
+
+
+def test_calibrating(whole: EmbedFilter, X: np.ndarray) -> None:
+    f = whole.truncate(whole.n_features_in // 2)
+    fitted = EmbedFilterTransformer(f, calibrate=True).fit(X)
+    assert fitted.filter_ == f.calibrate(X)
+    calibrated = EmbedFilterTransformer(fitted.filter_).fit(X)
+    np.testing.assert_array_equal(calibrated.transform(X), fitted.filter_.transform(X))
+
+
+def test_columns_of_lists(whole: EmbedFilter, X: np.ndarray) -> None:
+    transformer = EmbedFilterTransformer(whole, ratio=2)
+    expected = transformer.fit_transform(X)
+    for given in (
+        pd.Series(list(X)), pd.DataFrame({"e": list(X)}), pa.array(list(X)), torch.tensor(X),
+    ):  # fmt: skip
+        np.testing.assert_array_equal(transformer.fit_transform(given), expected)
+    pipeline = ColumnTransformer([("filter", transformer, "e")])
+    frame = pd.DataFrame({"e": list(X), "n": range(len(X))})
+    np.testing.assert_array_equal(pipeline.fit_transform(frame), expected)

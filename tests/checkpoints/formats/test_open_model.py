@@ -17,6 +17,7 @@ from torch import nn
 from embedfilter import EmbedFilter
 from embedfilter.checkpoints import open_unembedding
 from embedfilter.errors import CheckpointError
+from embedfilter.files.messages import source_name
 
 V, D = 64, 16
 SIZES = {
@@ -77,7 +78,7 @@ def test_the_filter_of_a_model_is_that_of_its_checkpoint(tmp_path):
         f.metadata["fingerprint"] == EmbedFilter.from_checkpoint(tmp_path).metadata["fingerprint"]
     )
     loaded = transformers.LlamaForCausalLM.from_pretrained(tmp_path)
-    assert EmbedFilter.from_checkpoint(loaded).metadata["source"] == str(tmp_path)
+    assert EmbedFilter.from_checkpoint(loaded).metadata["source"] == source_name(str(tmp_path))
 
 
 def test_wrapped_models():
