@@ -14,6 +14,7 @@ from numpy.typing import ArrayLike, NDArray
 
 from embedfilter import _core
 from embedfilter.arrays.embeddings import as_embeddings, bad_rows_message
+from embedfilter.arrays.vocabulary_sample import description_of
 from embedfilter.files.messages import origin_of_width
 from embedfilter.fitting.kinds import check_n_components
 from embedfilter.fitting.spectrum import with_signs
@@ -22,8 +23,15 @@ from embedfilter.threads import resolve_n_threads
 __all__ = ["SampleStatistics", "calibrate"]
 
 # The variances are pulled towards their mean by so many times it before they are divided by:
-# with whitening alone, the many small ones would drown the few that tell topics apart.
-_FLOOR = 3.0
+# with whitening alone, the many small ones would drown the few that tell topics apart. Those of
+# words say less of what the texts are about, and are divided by more fully.
+_FLOOR = 5.0
+_FLOOR_OF_WORDS = 1.0
+# The mean is pulled towards zero as if by so many rows; of the mean of words this share is meant.
+_MEAN_ROWS = 10
+_MEAN_OF_WORDS = 0.5
+# Rows as which a prior's covariance counts.
+_PRIOR_ROWS = 300
 # Variance, as a share of the mean square, under which it is rounding.
 _NO_VARIANCE = 1e-12
 # Rows that are kept for the ranges of int8 and uint8, and the least that these reach either
@@ -200,32 +208,37 @@ def calibrate(
     n_components: int | None,
     whitening: float,
     n_threads: int | None,
+    prior: Any = None,
 ) -> dict[str, Any]:
     """Return the arguments of `EmbedFilter`, fitted to a sample; see `EmbedFilter.calibrate`."""
-    statistics = X_sample
     threads = resolve_n_threads(n_threads)
     k = f.n_components if n_components is None else check_n_components(n_components, f.n_components)
     if isinstance(whitening, bool) or not isinstance(whitening, Real):
         raise TypeError(f"whitening: expected a number from 0 to 1, found {whitening!r}")
     if not 0 <= whitening <= 1:  # NaN is not
         raise ValueError(f"whitening: expected from 0 to 1, found {whitening!r}")
-    if not isinstance(statistics, SampleStatistics):
-        statistics = SampleStatistics(f)
-        statistics._add(X_sample, n_threads, name="X_sample")
-    elif not np.array_equal(statistics.filter.components, f.components):
-        raise ValueError(
-            "X_sample: expected the statistics of a sample that passed this filter, found those"
-            f" of {statistics.filter!r} with other components"
-        )
+    statistics = _statistics(f, X_sample, n_threads, "X_sample")
     n = statistics.n_rows
-    if n < 2:
-        raise ValueError(f"X_sample: expected at least 2 rows, found {n}")
-    mean, covariance = _mean_and_covariance(statistics)
+    mean, covariance = _mean_and_covariance(statistics, "X_sample")
     shrinkage = _shrinkage(covariance, n)
     typical = float(np.trace(covariance)) / len(mean)
+    floor = _FLOOR_OF_WORDS
+    told = {}
+    if prior is not None:
+        words = _statistics(f, prior, n_threads, "prior")
+        mean, covariance = _with_prior(mean, covariance, n, words)
+        shrinkage = 0.0
+        told["calibration_prior"] = description_of(prior) or f"{words.n_rows} rows"
+    elif description_of(X_sample):
+        mean = _MEAN_OF_WORDS * mean
+    else:
+        mean = n / (n + _MEAN_ROWS) * mean
+        floor = _FLOOR
+    if sample := description_of(X_sample):
+        told["calibration_sample"] = sample
     values, axes = _core.eigh(covariance, np.arange(len(mean))[::-1].copy(), threads)
     variances = (1 - shrinkage) * np.maximum(values[::-1], 0.0) + shrinkage * typical
-    scales = (variances + _FLOOR * typical) ** (-whitening / 2)
+    scales = (variances + floor * typical) ** (-whitening / 2)
     scales /= np.exp(np.log(scales).mean())  # normalising takes it out; the numbers stay ordinary
     P = f.components.astype(np.float64)
     rotation = with_signs(axes[:k] @ P)
@@ -245,14 +258,47 @@ def calibrate(
             "calibration_components": str(f.n_components),
             "calibration_whitening": repr(float(whitening)),
             "calibration_shrinkage": f"{shrinkage:.6g}",
+            **told,
         },
         "mean": centre,
         "ranges": ranges,
     }
 
 
+def _statistics(f: Filter, sample: Any, n_threads: int | None, name: str) -> SampleStatistics:
+    """Return the statistics of at least two rows that have passed the filter, or raise."""
+    statistics = sample
+    if not isinstance(statistics, SampleStatistics):
+        statistics = SampleStatistics(f)
+        statistics._add(sample, n_threads, name=name)
+    elif not np.array_equal(statistics.filter.components, f.components):
+        raise ValueError(
+            f"{name}: expected the statistics of a sample that passed this filter, found those"
+            f" of {statistics.filter!r} with other components"
+        )
+    if statistics.n_rows < 2:
+        raise ValueError(f"{name}: expected at least 2 rows, found {statistics.n_rows}")
+    return statistics
+
+
+def _with_prior(
+    mean: NDArray[np.float64], covariance: NDArray[np.float64], n: int, words: SampleStatistics
+) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """Return the mean (p,) and the covariance (p, p) of n rows, pulled towards those of others.
+
+    The others are scaled to the rows' total variance, and count as `_PRIOR_ROWS` rows of it.
+    """
+    mean_of_words, expected = _mean_and_covariance(words, "prior")
+    typical = np.trace(covariance) / len(mean)
+    shrinkage = _shrinkage(expected, words.n_rows)
+    expected *= (1 - shrinkage) * typical * len(mean) / np.trace(expected)
+    expected += shrinkage * typical * np.eye(len(mean))
+    mean = (n * mean + _MEAN_ROWS * _MEAN_OF_WORDS * mean_of_words) / (n + _MEAN_ROWS)
+    return mean, (n * covariance + _PRIOR_ROWS * expected) / (n + _PRIOR_ROWS)
+
+
 def _mean_and_covariance(
-    statistics: SampleStatistics,
+    statistics: SampleStatistics, name: str
 ) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
     """Return the mean (p,) and the covariance (p, p) of the filtered rows."""
     moments = statistics.moments() / statistics.n_rows
@@ -262,7 +308,7 @@ def _mean_and_covariance(
     covariance = second - np.outer(mean, mean)
     if np.trace(covariance) <= _NO_VARIANCE * np.trace(second):
         raise ValueError(
-            f"X_sample: expected rows that differ once filtered, found {statistics.n_rows} alike"
+            f"{name}: expected rows that differ once filtered, found {statistics.n_rows} alike"
         )
     return mean, covariance
 
