@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from embedfilter.checkpoints import open_unembedding
     from embedfilter.evaluation import evaluate
     from embedfilter.filter import EmbedFilter
-    from embedfilter.integrations.encoder import encoder
+    from embedfilter.integrations.encoder import encoder, vocabulary_sample
     from embedfilter.lens.diagnostics import diagnose
     from embedfilter.lens.logit_lens import LogitLens
 
@@ -41,6 +41,7 @@ __all__ = [
     "get_isa",
     "open_unembedding",
     "set_isa",
+    "vocabulary_sample",
 ]
 
 # Loaded at first use: importing stays light, and where EMBEDFILTER_ISA is wrong, with which the
@@ -55,6 +56,7 @@ _LAZY = {
     "get_isa": "embedfilter._core",
     "open_unembedding": "embedfilter.checkpoints",
     "set_isa": "embedfilter._core",
+    "vocabulary_sample": "embedfilter.integrations.encoder",
 }
 
 

@@ -62,8 +62,8 @@ class EmbedFilter:
         fitted_for (the model, where the head is another's), tensor, dtype, rows, fingerprint
         (SHA-256 of the tensor's bytes), evidence (why it was taken), applied and doubt (if any),
         accuracy (`fitting.cuts.Accuracy`), version (of the library). Of a calibrated filter also
-        calibration_rows, _components, _whitening, _shrinkage and _length (root mean square of
-        the sample's filtered rows), each with that first word.
+        calibration_rows, _components, _whitening, _shrinkage, _length (root mean square of the
+        sample's filtered rows), _sample (which words) and _prior, if any.
     mean : (d,) float32 or None
         Subtracted from embeddings before they are projected; None if not calibrated.
     ranges : (2, k) float32 or None
@@ -133,8 +133,8 @@ class EmbedFilter:
         n_components : int, optional
             Keep so many.
         kind : {"edge", "late", "head", "tail", "mid", "random", "identity"}
-            "edge" cuts both edges of the spectrum alike, as the paper does; "late" always
-            cuts the last eighth, the smallest singular values, and the rest at the large ones;
+            "edge" cuts both edges of the spectrum alike, as the paper does; "late" cuts more
+            at the large singular values: with few components, or to `calibrate`, it is better;
             "head" cuts the large singular values, "tail" the small ones, "mid" the middle;
             "random" keeps a random choice and "identity" all, to compare with.
         tensor : str, optional
@@ -364,28 +364,28 @@ class EmbedFilter:
         *,
         n_components: int | None = None,
         whitening: float = 0.5,
+        prior: ArrayLike | SampleStatistics | None = None,
         n_threads: int | None = None,
     ) -> EmbedFilter:
         """Return this filter fitted to a sample of embeddings, without labels.
 
         The sample's mean is subtracted, and the components are rotated to its principal axes
         inside what this filter keeps, and scaled to make their variances more alike. A few
-        hundred rows are enough, and a few dozen do no harm, as the covariance is shrunk
-        (Chen, Wiesel, Eldar, Hero: Shrinkage algorithms for MMSE covariance estimation, IEEE
-        Trans. Signal Processing 58(10), 2010). What it is worth, and where it costs something,
-        is in docs/calibration.md. Applying the new filter costs what applying this one does.
+        hundred rows are enough; mean and covariance are shrunk, so that a few dozen do no harm.
+        What it is worth is in docs/calibration.md. Applying it costs what this one does.
 
         Parameters
         ----------
         X_sample : (n, d) array-like or SampleStatistics
             At least two embeddings, as `transform` takes them and of the kind that will be
-            filtered: normalised or not, alike. Statistics from `statistics` stand for samples
-            that are not in memory.
+            filtered: normalised or not, alike. `statistics` is for samples that are not in
+            memory, `embedfilter.vocabulary_sample` makes one without texts.
         n_components : int, optional
-            At most, and by default, `self.n_components`. Best taken from a filter with more
-            components: of SmolLM2's, 288 for any number.
+            At most, and by default, `self.n_components`. Best cut from a filter of ratio 2.
         whitening : number from 0 to 1
             0 leaves the variances as they are (PCA), 1 makes them as alike as the floor allows.
+        prior : (m, d) array-like or SampleStatistics, optional
+            Embeddings of the model's words, to shrink mean and covariance towards.
         n_threads : int, optional
             By default, as many as the process may use.
 
@@ -402,7 +402,7 @@ class EmbedFilter:
         """
         from embedfilter.fitting.calibration import calibrate  # noqa: PLC0415 - light import
 
-        return EmbedFilter(**calibrate(self, X_sample, n_components, whitening, n_threads))
+        return EmbedFilter(**calibrate(self, X_sample, n_components, whitening, n_threads, prior))
 
     def statistics(self) -> SampleStatistics:
         """Begin the statistics of a sample that comes in parts: what `calibrate` needs.

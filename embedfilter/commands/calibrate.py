@@ -5,10 +5,12 @@ from __future__ import annotations
 import json
 import time
 from pathlib import Path
+from typing import Any
 
 import click
 
 from embedfilter.commands.common import (
+    CHECKPOINT,
     PATH,
     column_option,
     each_block,
@@ -16,6 +18,8 @@ from embedfilter.commands.common import (
     json_option,
     key_option,
     print_text,
+    revision_option,
+    template_option,
     threads_option,
 )
 from embedfilter.errors import EmbedFilterError
@@ -25,7 +29,7 @@ __all__ = ["calibrate"]
 
 @click.command()
 @click.argument("filter_file", metavar="FILTER", type=PATH)
-@click.argument("embeddings", type=PATH)
+@click.argument("embeddings", type=PATH, required=False)
 @click.option("-o", "--output", type=PATH, required=True, help="The filter file to write.")
 @click.option(
     "--whitening",
@@ -40,18 +44,34 @@ __all__ = ["calibrate"]
     type=int,
     help="Keep so many dimensions.  [default: all of FILTER's]",
 )
+@click.option(
+    "--vocabulary",
+    metavar="MODEL",
+    type=CHECKPOINT,
+    help="Calibrate on words of this model's vocabulary, which it embeds in about a minute; with"
+    " EMBEDDINGS, too, on both: their covariance is shrunk towards that of the words.",
+)
+@template_option
+@click.option(
+    "--unit", is_flag=True, help="Scale the words' embeddings to unit length, as EMBEDDINGS are."
+)
+@revision_option
 @column_option
 @key_option
 @threads_option
 @json_option
 def calibrate(
     filter_file: Path,
-    embeddings: Path,
+    embeddings: Path | None,
     output: Path,
     whitening: float,
     n_components: int | None,
     column: str | None,
     key: str | None,
+    vocabulary: str | None,
+    template: str,
+    unit: bool,
+    revision: str | None,
     n_threads: int | None,
     as_json: bool,
 ) -> None:
@@ -59,18 +79,21 @@ def calibrate(
 
     EMBEDDINGS is a file of any kind that `apply` reads, or a folder of them, or - for standard
     input, of any length: a few hundred rows are enough. They are to be normalised if, and only
-    if, those that will be filtered are.
+    if, those that will be filtered are. Without any, words of the model's own vocabulary serve.
 
     \b
-    Example:
+    Examples:
       embedfilter calibrate filter.safetensors sample.npy -o calibrated.safetensors
+      embedfilter calibrate filter.safetensors --vocabulary path/to/model -o calibrated.safetensors
     """  # noqa: D301 - click takes the backspace for "do not wrap"
     from embedfilter.files.atomic import check_target  # noqa: PLC0415 - light --help
     from embedfilter.files.tables.opening import open_table  # noqa: PLC0415
     from embedfilter.filter import EmbedFilter  # noqa: PLC0415
 
     check_target(output)  # found out before the work, not after
-    if is_same_file(output, embeddings):
+    if embeddings is None and vocabulary is None:
+        raise EmbedFilterError("expected EMBEDDINGS, or --vocabulary MODEL, or both, found none")
+    if embeddings is not None and is_same_file(output, embeddings):
         raise EmbedFilterError(
             f"{output}: expected an output apart from the embeddings, found the file {embeddings}"
             " itself"
@@ -82,25 +105,44 @@ def calibrate(
     except ValueError as error:
         detail = str(error).removeprefix("filter: ")
         raise EmbedFilterError(f"{filter_file}: {detail}") from None
-    with open_table([embeddings], key) as table:
-        name = table.embedding_column(column)
-        each_block(
-            table, name, f, lambda rows: statistics.add(rows, n_threads=n_threads), "calibrate"
+    if embeddings is not None:
+        with open_table([embeddings], key) as table:
+            name = table.embedding_column(column)
+            each_block(
+                table, name, f, lambda rows: statistics.add(rows, n_threads=n_threads), "calibrate"
+            )
+    sample: Any = statistics
+    prior = None
+    if vocabulary is not None:
+        from embedfilter.integrations.encoder import vocabulary_sample  # noqa: PLC0415
+        from embedfilter.integrations.sentence_transformers import check_matrix  # noqa: PLC0415
+
+        check_matrix(f, vocabulary, vocabulary, revision=revision)
+        words = vocabulary_sample(
+            vocabulary, template=template, normalize=unit, revision=revision, progress=True
         )
+        sample, prior = (words, None) if embeddings is None else (statistics, words)
     try:
         g = f.calibrate(
-            statistics, n_components=n_components, whitening=whitening, n_threads=n_threads
+            sample,
+            n_components=n_components,
+            whitening=whitening,
+            prior=prior,
+            n_threads=n_threads,
         )
     except ValueError as error:
-        if not str(error).startswith("X_sample:"):
+        argument, _, detail = str(error).partition(": ")
+        source = {"X_sample": embeddings or vocabulary, "prior": vocabulary}.get(argument)
+        if source is None:
             raise
-        raise EmbedFilterError(f"{embeddings}: {str(error).removeprefix('X_sample: ')}") from None
+        raise EmbedFilterError(f"{source}: {detail}") from None
     g.save(output)
     facts = {
         "filter": str(output),
         "n_features_in": g.n_features_in,
         "n_components": g.n_components,
-        "rows": statistics.n_rows,
+        "rows": int(g.metadata["calibration_rows"]),
+        "vocabulary": g.metadata.get("calibration_sample") or g.metadata.get("calibration_prior"),
         "whitening": whitening,
         "shrinkage": float(g.metadata["calibration_shrinkage"]),
         "seconds": time.perf_counter() - start,
@@ -108,8 +150,10 @@ def calibrate(
     if as_json:
         print_text(json.dumps(facts))
         return
+    used = g.metadata.get("calibration_sample") or f"{statistics.n_rows} rows"
+    told = g.metadata.get("calibration_prior")
     print_text(
         f"{output}: {g.n_features_in} -> {g.n_components} dimensions, {g.kind}, calibrated on"
-        f" {statistics.n_rows} rows (shrinkage {facts['shrinkage']:.2g}) in"
-        f" {facts['seconds']:.2f} s"
+        f" {used} (shrinkage {facts['shrinkage']:.2g})"
+        f"{'' if told is None else f' and {told}'} in {facts['seconds']:.2f} s"
     )

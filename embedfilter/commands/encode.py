@@ -42,6 +42,11 @@ _CHUNK = 4096  # texts that are sorted by length and encoded together
 )
 @click.option("--components", "n_components", type=int, help="Keep so many dimensions.")
 @click.option("--filter", "filter_file", type=PATH, help="Use this filter instead.")
+@click.option(
+    "--calibrate",
+    type=click.Choice(["vocabulary"]),
+    help="Calibrate the filter on words of the model's own vocabulary first.",
+)
 @base_option
 @click.option("--raw", is_flag=True, help="Do not scale embeddings to unit length.")
 @click.option("--batch-size", type=click.IntRange(1), default=32, show_default=True)
@@ -64,6 +69,7 @@ def encode(
     ratio: float | None,
     n_components: int | None,
     filter_file: Path | None,
+    calibrate: str | None,
     base: str | None,
     raw: bool,
     batch_size: int,
@@ -79,8 +85,9 @@ def encode(
     Arrow), whose columns a table as OUTPUT keeps beside "embedding".
 
     \b
-    Example:
+    Examples:
       embedfilter encode path/to/model texts.txt -o embeddings.npy --ratio 4
+      embedfilter encode path/to/model texts.txt -o embeddings.npy --ratio 8 --calibrate vocabulary
     """  # noqa: D301 - click takes the backspace for "do not wrap"
     import numpy as np  # noqa: PLC0415 - commands import what they need
     from tqdm import tqdm  # noqa: PLC0415
@@ -115,11 +122,13 @@ def encode(
         ratio=ratio,
         n_components=n_components,
         filter=filter_file,
+        calibrate=calibrate,
         base=base,
         normalize=not raw,
         device=device,
         dtype=dtype,
         revision=revision,
+        progress=True,
     )
     width = embed.get_embedding_dimension()
     layout = Layout(table, EMBEDDING, width, np.dtype(np.float32))

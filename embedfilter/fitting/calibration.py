@@ -14,6 +14,7 @@ from numpy.typing import ArrayLike, NDArray
 
 from embedfilter import _core
 from embedfilter.arrays.embeddings import as_embeddings, bad_rows_message
+from embedfilter.arrays.vocabulary_sample import description_of
 from embedfilter.files.messages import origin_of_width
 from embedfilter.fitting.kinds import check_n_components
 from embedfilter.fitting.spectrum import with_signs
@@ -22,8 +23,16 @@ from embedfilter.threads import resolve_n_threads
 __all__ = ["SampleStatistics", "calibrate"]
 
 # The variances are pulled towards their mean by so many times it before they are divided by:
-# with whitening alone, the many small ones would drown the few that tell topics apart.
-_FLOOR = 3.0
+# with whitening alone, the many small ones would drown the few that tell topics apart. Those of
+# words say less of what the texts are about, and are divided by more fully.
+_FLOOR = 5.0
+_FLOOR_OF_WORDS = 1.0
+# The mean is pulled towards zero as if by so many rows; of the mean of words this share is meant.
+_MEAN_ROWS = 10
+_MEAN_OF_WORDS = 0.5
+_MOST_LEFT_OF_MEAN = 2.0
+# Rows as which a prior's covariance counts.
+_PRIOR_ROWS = 300
 # Variance, as a share of the mean square, under which it is rounding.
 _NO_VARIANCE = 1e-12
 # Rows that are kept for the ranges of int8 and uint8, and the least that these reach either
@@ -86,8 +95,7 @@ class SampleStatistics:
         # Of the filtered rows y with a 1 at their end, the upper triangle of sum(y y^T): its
         # last column is sum(y). Of rows not yet in it, the core has the sum.
         self._moments = np.zeros((p + 1, p + 1))
-        # Of the embeddings themselves. Their mean is subtracted as it is, not as the filter sees
-        # it: the rest of it would be large beside what embeddings differ by, and cancel badly.
+        # Of the embeddings themselves, not as the filter sees them.
         self._sum = np.zeros(f.n_features_in)
         self._gram: _core.Gram | None = None
         # The rows whose marks are the least of all: the same ones whatever the order.
@@ -185,9 +193,9 @@ class SampleStatistics:
         self._gram.finish(sums, 1)
         return self._moments + sums
 
-    def centre(self) -> NDArray[np.float32]:
+    def centre(self) -> NDArray[np.float64]:
         """Return the mean of the embeddings, (d,)."""
-        return np.asarray(self._sum / self.n_rows, np.float32)
+        return np.asarray(self._sum / self.n_rows)
 
     def sample(self) -> NDArray[np.float32]:
         """Return some of the filtered rows, (up to 1024, p): the same ones in any order."""
@@ -210,32 +218,37 @@ def calibrate(
     n_components: int | None,
     whitening: float,
     n_threads: int | None,
+    prior: Any = None,
 ) -> dict[str, Any]:
     """Return the arguments of `EmbedFilter`, fitted to a sample; see `EmbedFilter.calibrate`."""
-    statistics = X_sample
     threads = resolve_n_threads(n_threads)
     k = f.n_components if n_components is None else check_n_components(n_components, f.n_components)
     if isinstance(whitening, bool) or not isinstance(whitening, Real):
         raise TypeError(f"whitening: expected a number from 0 to 1, found {whitening!r}")
     if not 0 <= whitening <= 1:  # NaN is not
         raise ValueError(f"whitening: expected from 0 to 1, found {whitening!r}")
-    if not isinstance(statistics, SampleStatistics):
-        statistics = SampleStatistics(f)
-        statistics._add(X_sample, n_threads, name="X_sample")
-    elif not np.array_equal(statistics.filter.components, f.components):
-        raise ValueError(
-            "X_sample: expected the statistics of a sample that passed this filter, found those"
-            f" of {statistics.filter!r} with other components"
-        )
+    statistics = _statistics(f, X_sample, n_threads, "X_sample")
     n = statistics.n_rows
-    if n < 2:
-        raise ValueError(f"X_sample: expected at least 2 rows, found {n}")
-    mean, covariance = _mean_and_covariance(statistics)
+    own_mean, covariance = _mean_and_covariance(statistics, "X_sample")
     shrinkage = _shrinkage(covariance, n)
-    typical = float(np.trace(covariance)) / len(mean)
+    typical = float(np.trace(covariance)) / len(own_mean)
+    floor = _FLOOR_OF_WORDS
+    told = {}
+    if prior is not None:
+        words = _statistics(f, prior, n_threads, "prior")
+        mean, covariance = _with_prior(own_mean, covariance, n, words)
+        shrinkage = 0.0
+        told["calibration_prior"] = description_of(prior) or f"{words.n_rows} rows"
+    elif description_of(X_sample):
+        mean = _pulled(own_mean, 1 - _MEAN_OF_WORDS, covariance)
+    else:
+        mean = _pulled(own_mean, _MEAN_ROWS / (n + _MEAN_ROWS), covariance)
+        floor = _FLOOR
+    if sample := description_of(X_sample):
+        told["calibration_sample"] = sample
     values, axes = _core.eigh(covariance, np.arange(len(mean))[::-1].copy(), threads)
     variances = (1 - shrinkage) * np.maximum(values[::-1], 0.0) + shrinkage * typical
-    scales = (variances + _FLOOR * typical) ** (-whitening / 2)
+    scales = (variances + floor * typical) ** (-whitening / 2)
     scales /= np.exp(np.log(scales).mean())  # normalising takes it out; the numbers stay ordinary
     P = f.components.astype(np.float64)
     rotation = with_signs(axes[:k] @ P)
@@ -256,14 +269,61 @@ def calibrate(
             "calibration_whitening": repr(float(whitening)),
             "calibration_shrinkage": f"{shrinkage:.6g}",
             "calibration_length": f"{np.linalg.norm(deviations):.6g}",
+            **told,
         },
-        "mean": statistics.centre(),
+        # Outside of what the filter keeps all of the mean is taken off: what is left of it would
+        # be large beside what embeddings differ by, and cancel badly.
+        "mean": (statistics.centre() + (mean - own_mean) @ P).astype(np.float32),
         "ranges": ranges,
     }
 
 
+def _statistics(f: Filter, sample: Any, n_threads: int | None, name: str) -> SampleStatistics:
+    """Return the statistics of at least two rows that have passed the filter, or raise."""
+    statistics = sample
+    if not isinstance(statistics, SampleStatistics):
+        statistics = SampleStatistics(f)
+        statistics._add(sample, n_threads, name=name)
+    elif not np.array_equal(statistics.filter.components, f.components):
+        raise ValueError(
+            f"{name}: expected the statistics of a sample that passed this filter, found those"
+            f" of {statistics.filter!r} with other components"
+        )
+    if statistics.n_rows < 2:
+        raise ValueError(f"{name}: expected at least 2 rows, found {statistics.n_rows}")
+    return statistics
+
+
+def _pulled(
+    mean: NDArray[np.float64], share: float, covariance: NDArray[np.float64]
+) -> NDArray[np.float64]:
+    """Return a mean (p,) pulled towards zero by a share of it, but by few deviations of the rows.
+
+    More of a large mean left in the rows would hide what they differ by.
+    """
+    length, deviation = float(np.linalg.norm(mean)), float(np.sqrt(np.trace(covariance)))
+    kept = min(share, _MOST_LEFT_OF_MEAN * deviation / max(length, deviation))
+    return np.asarray((1 - kept) * mean)
+
+
+def _with_prior(
+    mean: NDArray[np.float64], covariance: NDArray[np.float64], n: int, words: SampleStatistics
+) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """Return the mean (p,) and the covariance (p, p) of n rows, pulled towards those of others.
+
+    The others are scaled to the rows' total variance, and count as `_PRIOR_ROWS` rows of it.
+    """
+    mean_of_words, expected = _mean_and_covariance(words, "prior")
+    typical = np.trace(covariance) / len(mean)
+    shrinkage = _shrinkage(expected, words.n_rows)
+    expected *= (1 - shrinkage) * typical * len(mean) / np.trace(expected)
+    expected += shrinkage * typical * np.eye(len(mean))
+    mean = (n * mean + _MEAN_ROWS * _MEAN_OF_WORDS * mean_of_words) / (n + _MEAN_ROWS)
+    return mean, (n * covariance + _PRIOR_ROWS * expected) / (n + _PRIOR_ROWS)
+
+
 def _mean_and_covariance(
-    statistics: SampleStatistics,
+    statistics: SampleStatistics, name: str
 ) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
     """Return the mean (p,) and the covariance (p, p) of the filtered rows."""
     moments = statistics.moments() / statistics.n_rows
@@ -273,7 +333,7 @@ def _mean_and_covariance(
     covariance = second - np.outer(mean, mean)
     if np.trace(covariance) <= _NO_VARIANCE * np.trace(second):
         raise ValueError(
-            f"X_sample: expected rows that differ once filtered, found {statistics.n_rows} alike"
+            f"{name}: expected rows that differ once filtered, found {statistics.n_rows} alike"
         )
     return mean, covariance
 

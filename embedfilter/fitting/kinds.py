@@ -77,15 +77,15 @@ def kept_directions(kind: str, d: int, k: int) -> NDArray[np.int64]:
     """Return the ranks, in descending order of singular value, of the directions kept.
 
     Source: the reference code of arXiv 2606.07502 for the sets, except that of "late", which
-    is ours: always without the last eighth, the rest of the cut at the large singular values
-    (docs/calibration.md has what it is worth). The order is ours, and is nested: any prefix of
-    it is what the kind keeps with fewer components.
+    is ours: a quarter of the directions, or fewer, end at rank e = 3 d / 4, and more of them
+    move e by one for every four (docs/calibration.md has what it is worth). The order is ours,
+    and is nested: any prefix of it is what the kind keeps with fewer components.
 
     ==========  =====================================  ===================================
     kind        directions kept                        order
     ==========  =====================================  ===================================
     edge        (d-k)//2 ... (d-k)//2 + k - 1          from the middle outwards
-    late        e-k ... e-1, with e = floor(7 d / 8)   e-1, e-2 ... 0, then e, e+1 ... d-1
+    late        e-k ... e-1 (above)                    from e-1 down, every fourth at the end
     identity    all                                    from the middle outwards, as edge
     head        the last k                             from the last
     tail        the first k                            from the first
@@ -111,8 +111,12 @@ def kept_directions(kind: str, d: int, k: int) -> NDArray[np.int64]:
         sizes = np.arange(1, k + 1)
         order = np.where(starts[1:] < starts[:-1], starts[1:], starts[1:] + sizes - 1)
     elif kind == "late":
-        end = 7 * d // 8
-        order = np.concatenate([np.arange(end - 1, -1, -1), np.arange(end, d)])[:k]
+        # As with edge: each size's window is the one before with a new start or a new end.
+        sizes = np.arange(d + 1)
+        ends = np.minimum(3 * d // 4 + np.maximum(0, sizes - d // 4) // 4, d)
+        starts = np.maximum(ends - sizes, 0)
+        ends = np.minimum(starts + sizes, d)
+        order = np.where(starts[1:] < starts[:-1], starts[1:], ends[1:] - 1)[:k]
     elif kind == "head":
         order = np.arange(d - 1, d - 1 - k, -1)
     elif kind == "tail":

@@ -13,6 +13,9 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+from numpy.typing import NDArray
+
 try:
     import torch
     from sentence_transformers import SentenceTransformer
@@ -25,10 +28,13 @@ except ImportError as error:
     ) from error
 
 from embedfilter.files.endings import GGUF, ending
+from embedfilter.files.messages import source_name
 from embedfilter.filter import EmbedFilter
+from embedfilter.fitting.kinds import check_n_components
 from embedfilter.integrations.sentence_transformers import append_filter, check_matrix
+from embedfilter.integrations.vocabulary_words import N_WORDS, embedded_words
 
-__all__ = ["TEMPLATES", "TemplateTransformer", "encoder"]
+__all__ = ["TEMPLATES", "TemplateTransformer", "encoder", "vocabulary_sample"]
 
 TEMPLATES = {
     "prompteol": 'Summarize the sentence: "{text}" in one word:"',
@@ -37,6 +43,7 @@ TEMPLATES = {
 """The text that a model reads, by the name of the template."""
 
 _MAX_TOKENS = 512  # of a text
+_MOST_WORDS = 1_000_000  # of a vocabulary
 _DTYPES = ("float32", "float16", "bfloat16")
 
 
@@ -108,13 +115,15 @@ def encoder(
     template: str = "prompteol",
     ratio: float | None = None,
     n_components: int | None = None,
-    kind: str = "edge",
+    kind: str | None = None,
     filter: EmbedFilter | str | os.PathLike[str] | None = None,  # noqa: A002 - what it is
+    calibrate: str | None = None,
     base: str | os.PathLike[str] | None = None,
     normalize: bool = True,
     device: str | None = None,
     dtype: str = "float32",
     revision: str | None = None,
+    progress: bool = False,
 ) -> SentenceTransformer:
     """Make an embedding model of a causal language model: ``encoder("model").encode(texts)``.
 
@@ -132,9 +141,13 @@ def encoder(
         whole text. "mean" is the mean over the text's own tokens, of which it takes 512 at most.
     ratio, n_components, kind
         Of the filter that is fitted to the model: see `EmbedFilter.from_checkpoint`. Ratio 1
-        leaves the embeddings as they are.
+        leaves the embeddings as they are. The kind is "edge", if calibrated "late".
     filter : EmbedFilter or path, optional
         This one instead, fitted, and perhaps calibrated, before; or the file of one.
+    calibrate : {"vocabulary"}, optional
+        Calibrate the filter on words of the model's own vocabulary (`vocabulary_sample`), which
+        takes about a minute on a processor, and no data. For texts of one's own see
+        `EmbedFilter.calibrate`.
     base : path or id, optional
         Fit the filter to the head of this model instead, which `model` was made of: for embedding
         models that were saved without their head.
@@ -146,6 +159,8 @@ def encoder(
         Of the model's weights.
     revision : str, optional
         For a model on the Hub: a branch, a tag or a commit. Not of the base.
+    progress : bool
+        Show a progress bar of the calibration on standard error.
 
     Returns
     -------
@@ -162,44 +177,138 @@ def encoder(
     ImportError
         Without sentence-transformers.
     """
-    known = (*TEMPLATES, "mean")
-    if template not in known:
-        raise ValueError(f"template: expected one of {', '.join(known)}, found {template!r}")
-    if dtype not in _DTYPES:
-        raise ValueError(f"dtype: expected one of {', '.join(_DTYPES)}, found {dtype!r}")
-    if filter is not None and (ratio, n_components, kind) != (None, None, "edge"):
+    _check_choices(template, dtype)
+    if calibrate not in (None, "vocabulary"):
+        raise ValueError(f"calibrate: expected 'vocabulary' or None, found {calibrate!r}")
+    if filter is not None and (ratio, n_components, kind) != (None, None, None):
         raise ValueError("filter: expected no ratio, n_components or kind beside it, found some")
     is_fitted = filter is None and (ratio != 1 or n_components is not None)
     if base is not None and not is_fitted:
         other = "ratio 1" if filter is None else "filter"
         raise ValueError(f"base: expected a filter to fit to it, found {other}")
+    if calibrate is not None and filter is None and not is_fitted:
+        raise ValueError("calibrate: expected a filter to calibrate, found ratio 1")
     if isinstance(filter, (str, os.PathLike)):
         filter = EmbedFilter.load(filter)  # noqa: A001
+    k = None if filter is None else filter.n_components
     if is_fitted:
+        source = model if base is None else base
+        kind = kind or ("edge" if calibrate is None else "late")
+        options: dict[str, Any] = {"kind": kind, "revision": revision if base is None else None}
         filter = EmbedFilter.from_checkpoint(  # noqa: A001
-            model if base is None else base,
-            ratio=ratio,
-            n_components=n_components,
-            kind=kind,
-            revision=revision if base is None else None,
+            source, ratio=ratio, n_components=n_components, **options
         )
+        k = filter.n_components
+        if calibrate is not None and k < filter.n_features_in // 2:
+            # Principal axes are looked for among more directions than are kept.
+            filter = EmbedFilter.from_checkpoint(source, ratio=2, **options)  # noqa: A001
     if filter is not None and (base is not None or not is_fitted):
         check_matrix(filter, model, os.fspath(model), revision=revision)
-    first = _transformer(os.fspath(model), template, dtype, revision)
-    width = first.get_embedding_dimension()
+    result = _unfiltered(model, template, device, dtype, revision)
+    width = result.get_embedding_dimension()
     if filter is not None and filter.n_features_in != width:
         raise ValueError(
             f"{os.fspath(model)}: expected hidden states of the {filter.n_features_in} dimensions"
             f" that the filter takes, found {width}"
         )
-    mode = "lasttoken" if template == "prompteol" else "mean"
-    pooling = Pooling(width, pooling_mode=mode)
-    result = SentenceTransformer(modules=[first, pooling], device=device)
+    if filter is not None and calibrate is not None:
+        sample = _vocabulary_of(result, model, template, progress=progress)
+        filter = filter.calibrate(sample, n_components=k)  # noqa: A001
     if filter is not None:
         append_filter(filter, result, normalize=normalize)
     elif normalize:
         result.append(Normalize())
     return result.eval()
+
+
+def vocabulary_sample(
+    model: str | os.PathLike[str],
+    *,
+    template: str = "prompteol",
+    n: int = N_WORDS,
+    normalize: bool = False,
+    batch_size: int = 32,
+    device: str | None = None,
+    dtype: str = "float32",
+    revision: str | None = None,
+    progress: bool = False,
+) -> NDArray[np.float32]:
+    """Embed words of a model's own vocabulary: a sample for `EmbedFilter.calibrate` without data.
+
+    Each word is a text of its own; they are the same for the same vocabulary. `calibrate` knows
+    the array for what it is, and says so in the filter's metadata (calibration_sample); parts and
+    copies of it are a sample like any other.
+
+    Parameters
+    ----------
+    model, template, device, dtype, revision
+        As for `encoder`; the template is that of the embeddings that will be filtered.
+    n : int
+        How many words; fewer where the vocabulary has too few.
+    normalize : bool
+        Scale rows to unit length: if, and only if, the embeddings that will be filtered are.
+    batch_size : int
+    progress : bool
+        Show a progress bar on standard error.
+
+    Returns
+    -------
+    (n, d) float32
+        Not filtered.
+
+    Raises
+    ------
+    TypeError, ValueError
+        For wrong arguments, or a vocabulary without words.
+    ImportError
+        Without sentence-transformers.
+    """
+    _check_choices(template, dtype)
+    n = check_n_components(n, _MOST_WORDS, "n")
+    embed = _unfiltered(model, template, device, dtype, revision)
+    if normalize:
+        embed.append(Normalize())
+    return _vocabulary_of(embed, model, template, n, batch_size, progress)
+
+
+def _check_choices(template: str, dtype: str) -> None:
+    known = (*TEMPLATES, "mean")
+    if template not in known:
+        raise ValueError(f"template: expected one of {', '.join(known)}, found {template!r}")
+    if dtype not in _DTYPES:
+        raise ValueError(f"dtype: expected one of {', '.join(_DTYPES)}, found {dtype!r}")
+
+
+def _vocabulary_of(
+    embed: SentenceTransformer,
+    model: str | os.PathLike[str],
+    template: str,
+    n: int = N_WORDS,
+    batch_size: int = 32,
+    progress: bool = False,
+) -> NDArray[np.float32]:
+    return embedded_words(
+        embed.eval(),
+        n,
+        of=source_name(os.fspath(model)),
+        template=template,
+        batch_size=batch_size,
+        progress=progress,
+    )
+
+
+def _unfiltered(
+    model: str | os.PathLike[str],
+    template: str,
+    device: str | None,
+    dtype: str,
+    revision: str | None,
+) -> SentenceTransformer:
+    """Return the model and the pooling of a template."""
+    first = _transformer(os.fspath(model), template, dtype, revision)
+    mode = "lasttoken" if template == "prompteol" else "mean"
+    pooling = Pooling(first.get_embedding_dimension(), pooling_mode=mode)
+    return SentenceTransformer(modules=[first, pooling], device=device)
 
 
 def _transformer(model: str, template: str, dtype: str, revision: str | None) -> Transformer:

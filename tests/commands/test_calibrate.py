@@ -44,6 +44,7 @@ def test_calibrate(folder: Path, tmp_path: Path) -> None:
         "n_features_in": 64,
         "n_components": 7,
         "rows": 300,
+        "vocabulary": None,
         "whitening": 0.25,
         "shrinkage": float(g.metadata["calibration_shrinkage"]),
     }

@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 from oracle import calibrated, head_with_spectrum, model_like_spectrum, unit_rows
 
 from embedfilter import EmbedFilter
+from embedfilter.arrays.vocabulary_sample import VocabularySample
 from embedfilter.fitting.calibration import SampleStatistics
 
 D, K = 48, 24
@@ -74,9 +75,10 @@ def test_one_component() -> None:
 
 
 def test_laws_on_the_sample_itself(g: EmbedFilter) -> None:
-    """The mean is 0; dimensions are not correlated, and have descending variance."""
+    """The mean is 0 with ten rows of 0; dimensions are not correlated, of descending variance."""
     Y = g.transform(X, normalize=False).astype(np.float64)
-    np.testing.assert_allclose(Y.mean(axis=0), 0, atol=1e-5)
+    zeros = g.transform(np.zeros((10, D)), normalize=False)
+    np.testing.assert_allclose(np.concatenate([Y, zeros]).mean(axis=0), 0, atol=1e-5)
     covariance = np.cov(Y.T)
     variances = np.diagonal(covariance)
     np.testing.assert_allclose(covariance - np.diag(variances), 0, atol=1e-5 * variances[0])
@@ -320,6 +322,94 @@ def test_plain_safetensors_reads_a_calibrated_filter(g: EmbedFilter, tmp_path: P
     }
     Y = (X - tensors["mean"]) @ tensors["components"].T
     np.testing.assert_allclose(unit_rows(Y), g.transform(X), atol=2e-6)
+
+
+# ---- a prior, and words ------------------------------------------------------
+
+
+def words(n: int = 60, description: str = "60 words of a test") -> VocabularySample:
+    """Return a sample of other directions, mean and size than that of texts."""
+    rows = 7 * sample(n, seed=5)[:, ::-1] + 1
+    return VocabularySample.of(np.ascontiguousarray(rows, np.float32), description)
+
+
+def covariance_of(f: EmbedFilter, rows: NDArray) -> tuple[NDArray, NDArray, float]:
+    """Return mean, covariance and the estimate of its shrinkage, of filtered rows."""
+    Y = np.asarray(rows, np.float64) @ f.components.T.astype(np.float64)
+    rho = calibrated(f.components, rows, 0)[2]
+    return Y.mean(axis=0), np.cov(Y.T, bias=True), rho
+
+
+@pytest.mark.parametrize("n", [2, 20, 300])
+def test_the_formula_with_a_prior(f: EmbedFilter, n: int) -> None:
+    V = words()
+    g = f.calibrate(X[:n], prior=V)
+    m, C, _ = covariance_of(f, X[:n])
+    mv, Cv, rho = covariance_of(f, V)
+    t = np.trace(C)
+    Cv = (1 - rho) * Cv / np.trace(Cv) * t + rho * t / K * np.eye(K)
+    values, axes = np.linalg.eigh((n * C + 300 * Cv) / (n + 300))
+    scales = (values + t / K) ** (-0.25)
+    mean = (n * m + 10 * 0.5 * mv) / (n + 10)
+    Y = (sample(40, seed=3) @ f.components.T.astype(np.float64) - mean) @ axes * scales
+    np.testing.assert_allclose(
+        g(sample(40, seed=3)), unit_rows(Y)[:, ::-1] * signs(g, Y), atol=2e-5
+    )
+    assert g.metadata["calibration_prior"] == "60 words of a test"
+    assert g.metadata["calibration_rows"] == str(n)
+    parts = f.statistics().add(V[:30]) + f.statistics().add(V[30:])
+    again = f.calibrate(X[:n], prior=parts)
+    assert again.metadata["calibration_prior"] == "60 rows"
+    np.testing.assert_allclose(again(X), g(X), atol=1e-5)
+
+
+def signs(g: EmbedFilter, Y: NDArray) -> NDArray:
+    found = g(sample(40, seed=3))
+    return np.sign(np.sum(found * Y[:, ::-1], axis=0))
+
+
+def test_words_are_known_for_what_they_are(f: EmbedFilter) -> None:
+    V = words()
+    g = f.calibrate(V)
+    m, C, rho = covariance_of(f, V)
+    t = np.trace(C)
+    values, axes = np.linalg.eigh((1 - rho) * C + rho * t / K * np.eye(K))
+    Y = (sample(40, seed=3) @ f.components.T.astype(np.float64) - m / 2) @ axes
+    Y *= (values + t / K) ** (-0.25)
+    np.testing.assert_allclose(
+        g(sample(40, seed=3)), unit_rows(Y)[:, ::-1] * signs(g, Y), atol=2e-5
+    )
+    assert g.metadata["calibration_sample"] == "60 words of a test"
+    # What is made of them is a sample as any.
+    plain = f.calibrate(np.asarray(V))
+    assert "calibration_sample" not in plain.metadata
+    for other in (V[:], V.copy(), np.concatenate([V[:20], V[20:]])):
+        assert f.calibrate(other) == plain
+
+
+def test_many_rows_outweigh_a_prior(f: EmbedFilter) -> None:
+    many = sample(30_000)
+    far = f.calibrate(many[:20], prior=words())
+    near, alone = f.calibrate(many, prior=words()), f.calibrate(many[:20])
+
+    def angle(a: EmbedFilter, b: EmbedFilter) -> float:
+        left, right = (unit_rows(g.components[:4]) for g in (a, b))
+        return float(np.linalg.svd(left @ right.T, compute_uv=False).min())
+
+    exact = f.calibrate(many)
+    assert angle(near, exact) > 0.99
+    assert angle(far, f.calibrate(words())) > angle(alone, f.calibrate(words()))
+
+
+def test_a_prior_that_is_none(f: EmbedFilter) -> None:
+    for prior, expected in (
+        (np.ones((1, D)), "prior: expected at least 2 rows, found 1"),
+        (np.ones((5, D)), "prior: expected rows that differ once filtered, found 5 alike"),
+        (np.ones((5, D + 1)), "prior: expected "),
+        (np.full((5, D), np.nan), "prior: expected finite numbers"),
+    ):
+        with pytest.raises(ValueError, match=expected):
+            f.calibrate(X, prior=prior)
 
 
 # ---- a real model -----------------------------------------------------------

@@ -33,11 +33,12 @@ def test_every_kind_is_nested(rng: np.random.Generator, d: int, kind: str) -> No
 
 
 @pytest.mark.parametrize("d", [1, 2, 7, 8, 9, 16, 33, 576])
-def test_late_ends_where_the_last_eighth_begins(d: int) -> None:
-    """Whatever the size, and only where there is no other direction left is it kept."""
-    end = d * 7 // 8
+def test_late_keeps_a_window_that_ends_late(d: int) -> None:
+    """At three quarters, and for more than a quarter of the directions one later for each four."""
     for k in range(1, d + 1):
         kept = kept_directions("late", d, k)
-        expected = np.arange(end - k, end) if k <= end else np.arange(k)
+        end = max(k, 3 * d // 4 + max(0, k - d // 4) // 4)
+        end = min(end, d)
+        expected = np.arange(end - k, end)
         assert np.array_equal(np.sort(kept), expected)
         assert np.array_equal(kept, kept_directions("late", d, d)[:k])

@@ -73,7 +73,7 @@ def calibrated(P: NDArray, X: NDArray, whitening: float) -> tuple[NDArray, NDArr
     """Return components and mean, as y = C (x - mean), and shrinkage of a calibrated filter.
 
     P (p, d) has the filter's components. Straight from the definitions: the covariance is
-    shrunk before it is decomposed, and the mean is that of all of the embeddings.
+    shrunk before it is decomposed, and the mean as if ten more embeddings were zero.
     """
     P, X = np.asarray(P, np.float64), np.asarray(X, np.float64)
     Y = X @ P.T
@@ -82,8 +82,8 @@ def calibrated(P: NDArray, X: NDArray, whitening: float) -> tuple[NDArray, NDArr
     t, q = np.trace(C), np.trace(C @ C)
     rho = min(1.0, ((1 - 2 / p) * q + t**2) / ((n + 1 - 2 / p) * (q - t**2 / p)))
     values, axes = np.linalg.eigh((1 - rho) * C + rho * t / p * np.eye(p))
-    scales = (values[::-1] + 3 * t / p) ** (-whitening / 2)
-    return scales[:, np.newaxis] * (axes.T[::-1] @ P), X.mean(axis=0), rho
+    scales = (values[::-1] + 5 * t / p) ** (-whitening / 2)
+    return scales[:, np.newaxis] * (axes.T[::-1] @ P), X.mean(axis=0) * n / (n + 10), rho
 
 
 def largest_logits(W: NDArray, X: NDArray, k: int) -> tuple[NDArray[np.int64], NDArray[np.float64]]:
