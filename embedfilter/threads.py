@@ -5,6 +5,7 @@ from __future__ import annotations
 import functools
 import math
 import os
+import time
 from numbers import Integral
 from pathlib import Path
 
@@ -12,6 +13,7 @@ __all__ = ["resolve_n_threads"]
 
 _VARIABLES = ("EMBEDFILTER_NUM_THREADS", "OPENBLAS_NUM_THREADS", "OMP_NUM_THREADS")
 _UNLIMITED = 1 << 30
+_QUOTA_SECONDS = 5.0  # so old may a cgroup's quota be: containers are given more or less
 
 
 def resolve_n_threads(n_threads: int | None) -> int:
@@ -47,7 +49,7 @@ def available_cpus() -> int:
         allowed = len(os.sched_getaffinity(0))
     else:
         allowed = os.cpu_count() or 1
-    return max(1, min(allowed, _cgroup_quota()))
+    return max(1, min(allowed, _cgroup_quota(int(time.monotonic() / _QUOTA_SECONDS))))
 
 
 @functools.cache  # once, as BLAS libraries do
@@ -60,9 +62,12 @@ def _from_environment() -> int:
     return _UNLIMITED
 
 
-@functools.cache
-def _cgroup_quota() -> int:
-    """Return the whole processors of the tightest CPU quota above us, or _UNLIMITED."""
+@functools.lru_cache(maxsize=1)
+def _cgroup_quota(_when: int) -> int:
+    """Return the whole processors of the tightest CPU quota above us, or _UNLIMITED.
+
+    It is read again with each other `_when`.
+    """
     try:
         membership = Path("/proc/self/cgroup").read_text(encoding="ascii").splitlines()
     except (OSError, UnicodeDecodeError):

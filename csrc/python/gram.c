@@ -42,7 +42,12 @@ static PyObject *gram_new(PyTypeObject *type, PyObject *args, PyObject *kwargs) 
     self->d = d;
     atomic_flag_clear(&self->busy);
     ef_detail detail = {0};
-    const ef_status status = ef_gram_new(d < 0 ? 0 : (size_t)d, basis, p, &self->gram, &detail);
+    ef_gram *gram = NULL;
+    ef_status status;
+    Py_BEGIN_ALLOW_THREADS /* much memory is cleared */
+    status = ef_gram_new(d < 0 ? 0 : (size_t)d, basis, p, &gram, &detail);
+    Py_END_ALLOW_THREADS
+    self->gram = gram;
     if (status != EF_OK) {
         Py_DECREF(self);
         return raise_status(status, detail);

@@ -175,6 +175,9 @@ def _dominant_directions(W: Unembedding) -> NDArray[np.float32] | None:
     The top singular vectors of the sample, by subspace iteration, as far as they stand out
     from the rest. None where the sum had better run in float64: W is float64, small, or of
     numbers whose squares leave float32.
+
+    All products are the core's: NumPy's BLAS stops its threads at a fork, and a product in
+    another thread then never returns.
     """
     V, d = W.shape
     if W.dtype == "F64" or V * d * d < _SMALL_WORK or d < 2 * _N_PEEL:
@@ -187,13 +190,38 @@ def _dominant_directions(W: Unembedding) -> NDArray[np.float32] | None:
     magnitude = np.sqrt(energy / sample.size)
     if not _LEAST_MAGNITUDE < magnitude < _LARGEST_MAGNITUDE:  # NaN too
         return None
-    Q = np.random.default_rng(0).standard_normal((d, _N_PEEL)).astype(np.float32)
+    columns = np.ascontiguousarray(sample.T)
+    Q = _orthonormal(np.random.default_rng(0).standard_normal((_N_PEEL, d)))
     for _ in range(_SUBSPACE_ITERATIONS):
-        Q = np.linalg.qr(sample.T @ (sample @ Q))[0]
-    _, sigma, rotation = np.linalg.svd(sample @ Q, full_matrices=False)
+        Q = _orthonormal(_product(columns, _product(sample, Q).T).T)
+    parts = _core.Gram(_N_PEEL)
+    parts.add(_product(sample, Q), 1)
+    squares = np.zeros((_N_PEEL, _N_PEEL))
+    parts.finish(squares, 1)
+    sigma, rotation = _decompose(squares, np.arange(_N_PEEL), 1)
     rest = np.sqrt(max(energy - float(np.sum(sigma**2)), 0.0) / (d - _N_PEEL))
     p = max(1, int(np.count_nonzero(sigma > _STANDS_OUT * rest)))
-    return np.ascontiguousarray(rotation[:p] @ Q.T, np.float32)
+    return np.ascontiguousarray(_product(np.ascontiguousarray(Q.T), rotation[:p]).T)
+
+
+def _product(X: NDArray[np.float32], Y: NDArray[Any]) -> NDArray[np.float32]:
+    """Return ``X @ Y.T`` (n, k) of (n, d) and (k, d), in float32."""
+    out = np.empty((len(X), len(Y)), np.float32)
+    packed = _core.PackedFilter(np.ascontiguousarray(Y, np.float32))
+    packed.project(X, out, "float32", False, None, None, 1)
+    return out
+
+
+def _orthonormal(Y: NDArray[Any]) -> NDArray[np.float32]:
+    """Return orthonormal rows (k, d) that span those of Y; zeros for one that adds nothing."""
+    Q = Y.astype(np.float64)
+    for i, row in enumerate(Q):
+        length = np.sqrt(np.sum(row * row))
+        for other in (*Q[:i], *Q[:i]):  # twice: the first time leaves what rounding adds
+            row -= np.sum(row * other) * other
+        left = np.sqrt(np.sum(row * row))
+        row *= 1 / left if left > 1e-6 * length else 0.0
+    return Q.astype(np.float32)
 
 
 def _sum_gram(
