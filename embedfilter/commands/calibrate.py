@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import time
 from pathlib import Path
+from typing import Any
 
 import click
 
@@ -101,7 +102,7 @@ def calibrate(
     if embeddings is not None:
         with EmbeddingsFile(embeddings) as file:
             each_block(file, f, lambda rows: statistics.add(rows, n_threads=n_threads), "calibrate")
-    words = None
+    words: Any = None
     if vocabulary is not None:
         from embedfilter.integrations.encoder import vocabulary_sample  # noqa: PLC0415
         from embedfilter.integrations.sentence_transformers import check_matrix  # noqa: PLC0415
