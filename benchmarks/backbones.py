@@ -28,9 +28,10 @@ from measure import RESULTS, write
 
 import numpy as np
 from numpy.typing import NDArray
+from scipy.stats import spearmanr
 
 from embedfilter import EmbedFilter, open_unembedding, vocabulary_sample
-from embedfilter.evaluation.measures import neighbour_accuracy, spearman
+from embedfilter.evaluation.measures import nearest
 from embedfilter.evaluation.methods import all_methods
 
 RATIOS = (1, 2, 4, 8)
@@ -99,8 +100,8 @@ def score(kind: str, Y: Rows, y: NDArray[Any]) -> float:
     lengths = np.linalg.norm(Y, axis=1, keepdims=True)
     unit = np.asarray(Y / np.where(lengths > 0, lengths, 1), np.float32)
     if kind == "pairs":
-        return 100 * spearman(np.sum(unit[::2] * unit[1::2], axis=1), y.astype(float), 0).value
-    return 100 * neighbour_accuracy(unit, np.unique(y, return_inverse=True)[1], 0).value
+        return 100 * float(spearmanr(np.sum(unit[::2] * unit[1::2], axis=1), y.astype(float))[0])
+    return 100 * float(np.mean(y[nearest(unit, 1)[:, 0]] == y))
 
 
 def scores(sets: dict[str, Any], X: dict[str, Rows], fit: Fit, sizes: list[int]) -> dict[str, Any]:

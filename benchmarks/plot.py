@@ -10,6 +10,7 @@ import matplotlib
 
 matplotlib.use("Agg")
 import matplotlib.pyplot as plt
+import numpy as np
 
 RESULTS = Path(__file__).parent / "results"
 OURS, OTHERS = "#1b6ca8", "#b8b8b8"
@@ -121,6 +122,44 @@ def retrieval(report: dict[str, Any]) -> plt.Figure:
     return figure
 
 
+def backbones(report: dict[str, Any]) -> plt.Figure:
+    """Draw quality against size, one panel a model and template."""
+    rows = report["models"]
+    shown = {
+        "no filter": ("no filter", "black", ":"),
+        "PCA": ("PCA, half of the texts", "#8d99ae", "--"),
+        "random directions": ("random directions", OTHERS, "--"),
+        "edge": ("edge: the head alone, as the paper", OURS, "-"),
+        "late": ("late: the head alone", "#2a9d8f", "-"),
+        "vocabulary": ("late, calibrated on the vocabulary", "#e09f3e", "-"),
+        "the same, vocabulary as prior": (
+            "on half of the texts and the vocabulary",
+            "#d1495b",
+            "-",
+        ),
+    }
+    figure, axes = plt.subplots(1, len(rows), figsize=(3 * len(rows), 3.4))
+    for ax, row in zip(np.atleast_1d(axes), rows, strict=True):
+        for name, (label, colour, style) in shown.items():
+            found = row["methods"][name]
+            sizes = [row["d"] // int(ratio) for ratio in found]
+            means = [one["mean"] for one in found.values()]
+            if name == "no filter":
+                ax.axhline(means[0], color=colour, linestyle=style, label=label)
+            else:
+                ax.plot(sizes, means, style, marker="o", markersize=4, color=colour, label=label)
+        sizes = [row["d"] // ratio for ratio in (2, 4, 8)]
+        ax.set(xscale="log", title=f"{row['name']}, {row['template']}", xlabel="dimensions")
+        ax.set_xticks(sizes, [str(size) for size in sizes])
+        ax.minorticks_off()
+        ax.title.set_fontsize(9)
+        ax.grid(alpha=0.3)
+    np.atleast_1d(axes)[0].set_ylabel("mean of STS and 1-NN")
+    handles, labels = ax.get_legend_handles_labels()
+    figure.legend(handles, labels, loc="lower center", ncols=4, frameon=False, fontsize=8)
+    return figure
+
+
 def main() -> None:
     """Draw a picture of each report that there is."""
     for name, draw in (
@@ -129,16 +168,18 @@ def main() -> None:
         ("lens", lens),
         ("retrieval", retrieval),
         ("sweep", sweep),
+        ("backbones", backbones),
     ):
         path = RESULTS / f"{name}.json"
         if path.exists():
             report = json.loads(path.read_text(encoding="utf-8"))
             figure = draw(report)
-            machine = report["machine"]
-            figure.suptitle(
-                f"{machine['cpu']}, {machine['threads']} threads, {machine['isa']}", fontsize=9
-            )
-            figure.tight_layout()
+            machine = report.get("machine")  # of what was timed
+            if machine is not None:
+                figure.suptitle(
+                    f"{machine['cpu']}, {machine['threads']} threads, {machine['isa']}", fontsize=9
+                )
+            figure.tight_layout(rect=(0, 0 if machine else 0.12, 1, 1))
             figure.savefig(path.with_suffix(".png"), dpi=110)
             print(f"wrote {path.with_suffix('.png')}")
 
