@@ -65,7 +65,7 @@ def open_texts(path: Path, column: str | None = None) -> tuple[Table, str]:
         return open_lines(path), "text"
     table = open_table([path])
     try:
-        return table, table.value_column(column, _TEXTS, "texts")
+        return table, table.value_column(column, _TEXTS, ", or --column with its name")
     except BaseException:
         table.close()
         raise
@@ -122,7 +122,7 @@ def read_labels(path: Path, column: str | None = None) -> list[str]:
             return lines
         return _labels(path, [row["label"] for row in read_table(path, ["label"])])
     with open_table([path]) as table:
-        name = table.value_column(column, _LABELS, "labels")
+        name = table.value_column(column, _LABELS, "")
         return _labels(path, [v for part in table.parts(_ROWS) for v in part.values(name)])
 
 

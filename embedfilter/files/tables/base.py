@@ -89,8 +89,11 @@ class Table(abc.ABC):
     def __exit__(self, *_: object) -> None:
         self.close()
 
-    def value_column(self, wanted: str | None, usual: tuple[str, ...], what: str) -> str:
-        """Return the name of a column of plain values: the wanted, a usual one, or the only."""
+    def value_column(self, wanted: str | None, usual: tuple[str, ...], hint: str) -> str:
+        """Return the name of a column of plain values: the wanted, a usual one, or the only.
+
+        `hint` follows the usual names where there is none of them.
+        """
         names = self.names
         if wanted is not None:
             if wanted not in names:
@@ -104,8 +107,8 @@ class Table(abc.ABC):
         # The first line of a .csv file may be a text, and no header.
         if len(names) != 1 or self.format in ("csv", "tsv"):
             raise EmbedFilterError(
-                f"{self.where}: expected a column {' or '.join(map(repr, usual))}, or --column"
-                f" with the name of that of {what}, found {listed(names)}"
+                f"{self.where}: expected a column {' or '.join(map(repr, usual))}{hint}, found"
+                f" {listed(names)}"
             )
         return names[0]
 
