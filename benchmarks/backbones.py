@@ -33,9 +33,11 @@ from scipy.stats import spearmanr
 from embedfilter import EmbedFilter, open_unembedding, vocabulary_sample
 from embedfilter.evaluation.measures import nearest
 from embedfilter.evaluation.methods import all_methods
+from embedfilter.fitting.kinds import kept_directions
 
 RATIOS = (1, 2, 4, 8)
 KINDS = ("edge", "late", "head", "tail", "mid")
+WITHOUT_ROWS = (*KINDS, "no filter", "first coordinates", "random directions")
 FEW = 20
 Rows = NDArray[np.float32]
 Fit = Callable[[Rows], Callable[[Rows, int], Rows]]  # to texts; then rows and dimensions to rows
@@ -52,6 +54,23 @@ def encode(sets: dict[str, Any], model: str, template: str) -> dict[str, Rows]:
     }
 
 
+def filters_of(whole: EmbedFilter) -> dict[str, EmbedFilter]:
+    """Return a filter of each kind, of half of the directions, from one of all."""
+    d = whole.n_features_in
+    place = np.argsort(whole.component_indices)
+    return {
+        kind: EmbedFilter(
+            whole.components[place[kept]],
+            kept,
+            whole.singular_values,
+            kind=kind,
+            metadata=whole.metadata,
+        )
+        for kind in KINDS
+        for kept in [kept_directions(kind, d, d // 2)]
+    }
+
+
 def methods(filters: dict[str, EmbedFilter], words: Rows) -> dict[str, tuple[Fit, list[int]]]:
     """Return what is compared, by name, and the ratios it is compared at."""
     late, d = filters["late"], words.shape[1]
@@ -65,6 +84,9 @@ def methods(filters: dict[str, EmbedFilter], words: Rows) -> dict[str, tuple[Fit
         if method.name != "calibrated":  # of another base
             sizes = [1] if method.keeps_all else [2, 4, 8]
             compared[method.name] = (method.fit, sizes)
+            if method.name in WITHOUT_ROWS:  # made once
+                made = method.fit(words)
+                compared[method.name] = (lambda _, made=made: made, sizes)
     of_words = filtered(base.calibrate(words))
     ours: dict[str, Fit] = {
         "vocabulary": lambda _: of_words,
@@ -185,7 +207,7 @@ def main() -> None:
             )
             print(f"{method:<30} {cells}", flush=True)
         report["models"].append(row)
-    write("backbones", report)
+        write("backbones", report)  # what is done, should the rest be interrupted
     print(f"python benchmarks/plot.py draws {RESULTS / 'backbones.png'}")
 
 

@@ -39,8 +39,8 @@ __all__ = ["fit"]
     type=click.Choice(KINDS),
     default="edge",
     show_default=True,
-    help="What is cut from the spectrum: edge cuts both ends alike, late an eighth at the small"
-    " singular values and the rest at the large ones, head the large ones only,"
+    help="What is cut from the spectrum: edge cuts both ends alike, late more at the large"
+    " singular values than at the small ones, head the large ones only,"
     " tail the small ones, mid the middle. To compare with: random keeps a random choice,"
     " identity all.",
 )

@@ -82,7 +82,7 @@ def as_filters(source: Any, d: int, dimensions: list[int]) -> dict[str, EmbedFil
     """Return the filters to compare at these numbers of dimensions, by name."""
     if source is None:
         return {}
-    # Kind "late" has no more than 7/8 of the directions.
+    # A filter that cuts less than an eighth hardly is one.
     widest = min(max((k for k in dimensions if k < d), default=d // 2), 7 * d // 8)
     filters = _load_filters(source, max(1, widest))
     for f in filters:
