@@ -206,7 +206,9 @@ def _open_text(stream: BinaryIO, where: str, kind: str, key: str | None) -> Tabl
 
 def _open_stream(stream: BinaryIO, where: str, by_ending: str | None, key: str | None) -> Table:
     """Open what can be read once, from its beginning to its end."""
-    buffered = io.BufferedReader(stream, 1 << 20)  # type: ignore[type-var]
+    buffered = (
+        stream if isinstance(stream, io.BufferedReader) else io.BufferedReader(stream, 1 << 20)  # type: ignore[type-var]
+    )
     with _decompressing(where):
         start = buffered.peek(_START)[:_START]
     if start.startswith((_GZIP, _ZSTD)):
@@ -227,12 +229,19 @@ def _open_stream(stream: BinaryIO, where: str, by_ending: str | None, key: str |
         return _open_file(Path(file.name), where, kind, start, key)
 
 
-def _standard_input() -> BinaryIO:
-    """Return standard input as a stream of our own, since a thread may still wait for it."""
+class _StandardInput(io.BufferedReader):
+    """Standard input. It stays open: a thread may wait for it, and closing would wait for that."""
+
+    def close(self) -> None:
+        """Do nothing."""
+
+
+def _standard_input() -> io.BufferedReader:
     try:
-        return open(sys.stdin.fileno(), "rb", buffering=0, closefd=False)
+        raw: io.RawIOBase = io.FileIO(sys.stdin.fileno(), "rb", closefd=False)
     except (OSError, ValueError):  # none that the system knows
-        return io.BytesIO(sys.stdin.buffer.read())
+        raw = io.BytesIO(sys.stdin.buffer.read())  # type: ignore[assignment]
+    return _StandardInput(raw, 1 << 20)
 
 
 def _decompressed(path: Path, start: bytes) -> BinaryIO:
