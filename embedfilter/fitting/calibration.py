@@ -143,8 +143,10 @@ class SampleStatistics:
             extended = np.ones((len(rows), p + 1), np.float32)
             extended[:, :p] = rows
             self._gram.add(extended, threads)
-            # One row after the other, so that the parts in which they come do not change it.
-            self._sum = np.add.reduce(np.vstack([self._sum, block.astype(np.float64)]))
+            # One row after the other, so that the parts in which they come do not change it; of
+            # float32, as which the filter takes them, whatever holds them.
+            rounded = block.astype(np.float32).astype(np.float64)
+            self._sum = np.add.reduce(np.vstack([self._sum, rounded]))
             self.n_rows += len(rows)
             self._keep(rows, _marks(rows))
 

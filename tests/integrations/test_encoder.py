@@ -202,7 +202,7 @@ def test_encode_command_refuses(folder: Path, tmp_path: Path) -> None:
     texts.write_bytes(b"one\n\xff\n")
     assert "texts.txt: expected UTF-8 in line 2" in failure("encode", folder, texts, "-o", output)
     texts.write_bytes(b"")
-    assert "texts.txt: expected a line for each item" in failure(
+    assert "texts.txt: expected texts, found an empty" in failure(
         "encode", folder, texts, "-o", output
     )
     assert [path.name for path in tmp_path.iterdir()] == ["texts.txt"]
