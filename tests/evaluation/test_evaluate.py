@@ -317,7 +317,7 @@ NAN = np.where(np.arange(40)[:, np.newaxis] == 3, np.nan, X)
         ({"X": X, "scores": HALF, "pairs": [[0, 1]]}, "scores: expected 1, one for each pair"),
         ({"X": X, "scores": [0.0] * 19 + [1], }, "found one value for all pairs of a half"),
         ({"X": X, "labels": [0] * 39 + [1]}, "different labels in each of the two halves"),
-        ({"X": X, "labels": [np.nan] * 40}, "labels: expected a label for each row, found nan in row 0"),
+        ({"X": X, "labels": [np.nan] * 40}, "labels: expected a label for each row, found nan"),
         ({"X": X, "queries": X, "qrels": [0, 0]}, "qrels: expected rows of query, document and"),
         ({"X": X, "queries": X, "qrels": [[0, 0]] * 2}, "qrels: expected one judgement of a query"),
     ],
