@@ -90,6 +90,21 @@ def test_affinity_counts() -> None:
         os.sched_setaffinity(0, before)
 
 
+def test_a_quota_is_read_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    now = 1000.0
+    monkeypatch.setattr(threads.time, "monotonic", lambda: now)
+    monkeypatch.setattr(threads, "_quota", lambda *_: 1)
+    threads._cgroup_quota.cache_clear()
+    try:
+        before = available_cpus()
+        monkeypatch.setattr(threads, "_quota", lambda *_: 1 << 30)
+        assert available_cpus() == before
+        now += 60.0
+        assert available_cpus() == len(os.sched_getaffinity(0))
+    finally:
+        threads._cgroup_quota.cache_clear()
+
+
 def test_cgroup_quota(monkeypatch: pytest.MonkeyPatch, tmp_path) -> None:
     (tmp_path / "cpu.max").write_text("150000 100000\n")
     assert threads._quota(tmp_path / "cpu.max", None) == 2
@@ -231,3 +246,57 @@ def test_fork_while_another_thread(work: tuple, meanwhile: str) -> None:
     finally:
         stop.set()
         busy.join()
+
+
+FORKS_DURING_A_FIT = """
+import os, signal, threading, time
+import numpy as np
+from embedfilter import EmbedFilter
+
+signal.alarm(240)  # found out if it hangs
+W = np.random.default_rng(0).standard_normal((1500, 1200)).astype(np.float32)
+fit = threading.Thread(target=lambda: EmbedFilter.from_matrix(W, n_threads=2))
+fit.start()
+while fit.is_alive():
+    child = os.fork()
+    if child == 0:
+        os._exit(0)
+    assert os.waitpid(child, 0)[1] == 0
+    time.sleep(0.03)
+print("done")
+"""
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="there is no fork")
+def test_a_fit_ends_while_its_process_forks(tmp_path: Path) -> None:
+    """In OpenBLAS, whose threads a fork stops, it would wait for ever."""
+    done = subprocess.run(
+        [sys.executable, "-W", "ignore", "-c", FORKS_DURING_A_FIT],
+        cwd=tmp_path, capture_output=True, text=True, check=True,
+    )  # fmt: skip
+    assert done.stdout == "done\n"
+
+
+WORKERS = """
+import os
+from pathlib import Path
+import numpy as np
+from embedfilter import _core
+
+before = set(os.listdir("/proc/self/task"))
+packed = _core.PackedFilter(np.eye(64, dtype=np.float32))
+out = np.empty((3000, 64), np.float32)
+packed.project(np.ones((3000, 64), np.float32), out, "float32", False, None, None, 2)
+[worker] = set(os.listdir("/proc/self/task")) - before
+status = dict(line.split(":\\t", 1) for line in Path(f"/proc/self/task/{worker}/status").open())
+print(int(status["SigBlk"], 16) & (1 << 9 | 1 << 11 | 1 << 14) == 1 << 9 | 1 << 11 | 1 << 14)
+"""
+
+
+@pytest.mark.skipif(not Path("/proc/self/task").is_dir(), reason="threads cannot be looked at")
+def test_workers_block_signals(tmp_path: Path) -> None:
+    """SIGUSR1, SIGUSR2 and SIGTERM: a process may block them in its threads and wait for them."""
+    done = subprocess.run(
+        [sys.executable, "-c", WORKERS], cwd=tmp_path, capture_output=True, text=True, check=True
+    )
+    assert done.stdout == "True\n"

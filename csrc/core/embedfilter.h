@@ -132,8 +132,8 @@ ef_status ef_gram_finish(ef_gram *gram, double *out, size_t n_threads, ef_detail
  *   vectors  (n_wanted, d): row i is the unit eigenvector of values[wanted[i]]
  * EF_NOT_FINITE: the matrix has NaN or infinity in detail.row; LAPACK, which might not
  * return, does not see it. EF_LAPACK: no convergence. EF_NO_MEMORY.
- * EF_TOO_LARGE for d or n_wanted > EF_MAX_COLUMNS. Calls are serialised:
- * OpenBLAS is not safe to enter twice everywhere. */
+ * EF_TOO_LARGE for d or n_wanted > EF_MAX_COLUMNS. A fork in another thread waits for a piece
+ * of the work, of which the longest is the tridiagonal matrix's eigenvectors. */
 ef_status ef_eigh(double *matrix, double *values, size_t d, const int64_t *wanted, size_t n_wanted,
                   double *vectors, size_t n_threads, ef_detail *detail);
 

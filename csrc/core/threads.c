@@ -30,8 +30,9 @@ enum { MAX_WORKERS = 255, CALLED_AT_ONCE = 2 };
 static const long SPIN = 30000;
 /* A debt of more than nothing is paid off until this much is in hand: a few fruitless calls of
  * sleeping threads are needed to find out whether loops follow closely. Paid with so many times as
- * much work alone. One thread that is kept from its processor costs some milliseconds. */
-static const long CREDIT = 100000, MOST_DEBT = 20000000, PAY = 16;
+ * much work alone. One thread that is kept from its processor costs milliseconds, on a machine
+ * that others keep busy a tenth of a second. */
+static const long CREDIT = 100000, MOST_DEBT = 200000000, PAY = 16;
 
 /* Tasks from `next` to `end`, on a cache line of its own. */
 typedef struct range {

@@ -61,20 +61,20 @@ MISTAKES = [
     ),
     ("rows.c", "? EF_OVERFLOW : EF_NOT_FINITE", "? EF_NOT_FINITE : EF_OVERFLOW", "another error"),
     ("rows.c", "while (row < known", "while (row > known", "not the first bad row"),
-    ("threads.c", "    pool.n_workers = 0;", "", "a child waits for threads it lacks"),
     (
         "threads.c",
-        "    while (pool.n_inside > 0)\n        pthread_cond_wait(&pool.finish, &pool.mutex);",
+        "    pool.n_workers = pool.n_coming = pool.n_inside = 0;",
+        "",
+        "a child waits for threads it lacks",
+    ),
+    (
+        "threads.c",
+        "        while (l->n_inside > 0)\n            pthread_cond_wait(&l->finish, &pool.mutex);",
         "",
         "workers are left behind",
     ),
-    ("threads.c", "        pool.busy = true;", "", "two loops at once"),
-    (
-        "threads.c",
-        "next += n_tasks / n_threads + (i < n_tasks % n_threads)",
-        "next += n_tasks / n_threads",
-        "tasks left out",
-    ),
+    ("threads.c", "    l->taken[slot] = true;", "", "two workers in one slot"),
+    ("threads.c", "l.ranges[i].end = n_tasks - left", "l.ranges[i].end = left", "tasks left out"),
 ]
 
 
