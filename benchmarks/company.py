@@ -34,7 +34,7 @@ def predecessor(name: str) -> Callable[[], object]:
     """Return what runs before each call that is timed."""
     A = np.random.default_rng(1).standard_normal((512, 512), np.float32)
     if name == "torch":
-        import torch  # noqa: PLC0415 - its threads belong to one case only
+        import torch
 
         torch.set_num_threads(N_THREADS)
         tensor = torch.from_numpy(A)
@@ -52,7 +52,7 @@ def functions(n: int, d: int, company: str) -> dict[str, Callable[[], object]]:
         OURS[1]: lambda: f.transform(X, n_threads=N_THREADS),
     }
     if company != "numpy":
-        import torch  # noqa: PLC0415 - see above
+        import torch
 
         torch.set_num_threads(N_THREADS)
         tensor, weights = torch.from_numpy(X), torch.from_numpy(f.components.T.copy())

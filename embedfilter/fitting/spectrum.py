@@ -188,12 +188,12 @@ def _product(X: NDArray[np.float32], Y: NDArray[Any]) -> NDArray[np.float32]:
 def _orthonormal(Y: NDArray[Any]) -> NDArray[np.float32]:
     """Return orthonormal rows (k, d) that span those of Y; zeros for one that adds nothing."""
     Q = Y.astype(np.float64)
-    for i, row in enumerate(Q):
-        length = np.sqrt(np.sum(row * row))
-        for other in (*Q[:i], *Q[:i]):  # twice: the first time leaves what rounding adds
-            row -= np.sum(row * other) * other
-        left = np.sqrt(np.sum(row * row))
-        row *= 1 / left if left > 1e-6 * length else 0.0
+    for i in range(len(Q)):
+        length = np.sqrt(np.sum(Q[i] * Q[i]))
+        for j in (*range(i), *range(i)):  # twice: the first time leaves what rounding adds
+            Q[i] -= np.sum(Q[i] * Q[j]) * Q[j]
+        left = np.sqrt(np.sum(Q[i] * Q[i]))
+        Q[i] *= 1 / left if left > 1e-6 * length else 0.0
     return Q.astype(np.float32)
 
 
