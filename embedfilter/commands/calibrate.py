@@ -93,6 +93,8 @@ def calibrate(
     check_target(output)  # found out before the work, not after
     if embeddings is None and vocabulary is None:
         raise EmbedFilterError("expected EMBEDDINGS, or --vocabulary MODEL, or both, found none")
+    if vocabulary is None and (unit or revision is not None):
+        raise EmbedFilterError("--unit, --revision: expected --vocabulary beside them, found none")
     if embeddings is not None and is_same_file(output, embeddings):
         raise EmbedFilterError(
             f"{output}: expected an output apart from the embeddings, found the file {embeddings}"

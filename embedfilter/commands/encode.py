@@ -150,8 +150,8 @@ def encode(
     seconds = time.perf_counter() - start
     figures: dict[str, Any] = {"rows": len(lines), "dimensions": width, "seconds": seconds}
     if as_json:
-        print_text(json.dumps({"output": str(output), **figures}))
-    else:
+        click.echo(json.dumps({"output": str(output), **figures}), err=str(output) == "-")
+    elif str(output) != "-":
         print_text(f"wrote {output}: {len(lines)} x {width} float32, in {seconds:.1f} s")
 
 

@@ -143,13 +143,12 @@ def evaluate(
 
 def _column(path: Path, table: _Table, name: str) -> list[float]:
     numbers = []
-    for number, row in enumerate(table, 2):
+    for number, row in enumerate(table):
         try:
             numbers.append(float(row[name]))
         except (TypeError, ValueError):
             raise EmbedFilterError(
-                f"{path}: expected a number in column {name!r}, found {row[name]!r} in line"
-                f" {number}"
+                f"{path}: expected a number in column {name!r}, found {row[name]!r} in row {number}"
             ) from None
     return numbers
 

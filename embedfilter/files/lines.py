@@ -120,6 +120,8 @@ def read_labels(path: Path, column: str | None = None) -> list[str]:
                 empty = [bool(line.strip()) for line in lines].index(False) + 1
                 raise EmbedFilterError(f"{path}: expected a label in line {empty}, found none")
             return lines
+        if str(path) == "-":  # which is read by now
+            raise EmbedFilterError("-: expected a label in each line, found a table: give its file")
         return _labels(path, [row["label"] for row in read_table(path, ["label"])])
     with open_table([path]) as table:
         name = table.value_column(column, _LABELS, "")

@@ -242,9 +242,9 @@ def calibrate(
         shrinkage = 0.0
         told["calibration_prior"] = description_of(prior) or f"{words.n_rows} rows"
     elif description_of(X_sample):
-        mean = _pulled(own_mean, 1 - _MEAN_OF_WORDS, covariance)
+        mean = _bounded(_MEAN_OF_WORDS * own_mean, own_mean, covariance)
     else:
-        mean = _pulled(own_mean, _MEAN_ROWS / (n + _MEAN_ROWS), covariance)
+        mean = _bounded(n / (n + _MEAN_ROWS) * own_mean, own_mean, covariance)
         floor = _FLOOR
     if sample := description_of(X_sample):
         told["calibration_sample"] = sample
@@ -296,16 +296,17 @@ def _statistics(f: Filter, sample: Any, n_threads: int | None, name: str) -> Sam
     return statistics
 
 
-def _pulled(
-    mean: NDArray[np.float64], share: float, covariance: NDArray[np.float64]
+def _bounded(
+    centre: NDArray[np.float64], mean: NDArray[np.float64], covariance: NDArray[np.float64]
 ) -> NDArray[np.float64]:
-    """Return a mean (p,) pulled towards zero by a share of it, but by few deviations of the rows.
+    """Return a centre (p,), brought near to the mean of the rows (p,) where it is far from it.
 
-    More of a large mean left in the rows would hide what they differ by.
+    What it leaves of the mean is bounded by the rows' deviation: more would hide what they
+    differ by.
     """
-    length, deviation = float(np.linalg.norm(mean)), float(np.sqrt(np.trace(covariance)))
-    kept = min(share, _MOST_LEFT_OF_MEAN * deviation / max(length, deviation))
-    return np.asarray((1 - kept) * mean)
+    left = mean - centre
+    most = _MOST_LEFT_OF_MEAN * float(np.sqrt(np.trace(covariance)))
+    return np.asarray(mean - left * min(1.0, most / max(float(np.linalg.norm(left)), most)))
 
 
 def _with_prior(
@@ -320,8 +321,10 @@ def _with_prior(
     shrinkage = _shrinkage(expected, words.n_rows)
     expected *= (1 - shrinkage) * typical * len(mean) / np.trace(expected)
     expected += shrinkage * typical * np.eye(len(mean))
-    mean = (n * mean + _MEAN_ROWS * _MEAN_OF_WORDS * mean_of_words) / (n + _MEAN_ROWS)
-    return mean, (n * covariance + _PRIOR_ROWS * expected) / (n + _PRIOR_ROWS)
+    centre = (n * mean + _MEAN_ROWS * _MEAN_OF_WORDS * mean_of_words) / (n + _MEAN_ROWS)
+    return _bounded(centre, mean, covariance), (n * covariance + _PRIOR_ROWS * expected) / (
+        n + _PRIOR_ROWS
+    )
 
 
 def _mean_and_covariance(

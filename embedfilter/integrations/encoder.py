@@ -177,9 +177,7 @@ def encoder(
     ImportError
         Without sentence-transformers.
     """
-    _check_choices(template, dtype)
-    if calibrate not in (None, "vocabulary"):
-        raise ValueError(f"calibrate: expected 'vocabulary' or None, found {calibrate!r}")
+    _check_choices(template, dtype, calibrate)
     if filter is not None and (ratio, n_components, kind) != (None, None, None):
         raise ValueError("filter: expected no ratio, n_components or kind beside it, found some")
     is_fitted = filter is None and (ratio != 1 or n_components is not None)
@@ -190,6 +188,8 @@ def encoder(
         raise ValueError("calibrate: expected a filter to calibrate, found ratio 1")
     if isinstance(filter, (str, os.PathLike)):
         filter = EmbedFilter.load(filter)  # noqa: A001
+    if filter is not None and calibrate is not None and filter.mean is not None:
+        raise ValueError("filter: expected one that is not calibrated yet, found a calibrated one")
     k = None if filter is None else filter.n_components
     if is_fitted:
         source = model if base is None else base
@@ -271,7 +271,9 @@ def vocabulary_sample(
     return _vocabulary_of(embed, model, template, n, batch_size, progress)
 
 
-def _check_choices(template: str, dtype: str) -> None:
+def _check_choices(template: str, dtype: str, calibrate: str | None = None) -> None:
+    if calibrate not in (None, "vocabulary"):
+        raise ValueError(f"calibrate: expected 'vocabulary' or None, found {calibrate!r}")
     known = (*TEMPLATES, "mean")
     if template not in known:
         raise ValueError(f"template: expected one of {', '.join(known)}, found {template!r}")

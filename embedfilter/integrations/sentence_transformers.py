@@ -224,13 +224,14 @@ def _extend_folder(f: EmbedFilter, folder: Path) -> None:
     listed.write_text(json.dumps(modules, indent=2), encoding="utf-8")
 
 
-def _bias(f: EmbedFilter) -> NDArray[np.float32] | None:
+def _bias(f: EmbedFilter, eps: float = 2.0**-23) -> NDArray[np.float32] | None:
     """Return what Dense adds to ``X @ components.T``, (k,); None of a filter without a mean.
 
     Dense cannot subtract first, as `EmbedFilter.transform` does. Folded into a bias, in float64,
     the mean is taken off after the product, whose float32 rounding then counts beside what is
     left: a relative error of 3e-7 times the mean over the deviation of the embeddings (measured by
-    benchmarks/accuracy.py; of float16 and bfloat16 models 8000 and 65000 times as much).
+    benchmarks/accuracy.py; of float16 and bfloat16 models, whose `eps` is larger, 8000 and 65000
+    times as much).
 
     Warns
     -----
@@ -242,12 +243,12 @@ def _bias(f: EmbedFilter) -> NDArray[np.float32] | None:
     mean, components = f.mean.astype(np.float64), f.components.astype(np.float64)
     length = float(f.metadata.get("calibration_length", "inf"))  # of what is left, filtered
     of_mean = np.linalg.norm(mean) * np.linalg.norm(components) / np.sqrt(len(mean))
-    error = _ROUNDING_OF_DENSE * float(of_mean) / length
+    error = _ROUNDING_OF_DENSE * eps * 2.0**23 * float(of_mean) / length
     if error > _LARGEST_ERROR:
         warn_user(
             f"the mean of the embeddings is {of_mean / length:.2g} times what they differ by: Dense"
-            f" subtracts it after its product, with a relative error of about {error:.1g} in"
-            " float32; `transform`, and faiss, have none"
+            f" subtracts it after its product, with a relative error of about {error:.1g};"
+            " `transform`, and faiss, have none"
         )
     return np.asarray(-components @ mean, np.float32)
 
@@ -260,7 +261,8 @@ def append_filter(f: EmbedFilter, model: Any, *, normalize: bool = True) -> None
         from sentence_transformers.base.modules import Dense, Normalize  # noqa: PLC0415
     except ImportError:  # before 6.0
         from sentence_transformers.models import Dense, Normalize  # noqa: PLC0415
-    bias = _bias(f)
+    parameter = next(model.parameters())
+    bias = _bias(f, torch.finfo(parameter.dtype).eps)
     dense = Dense(
         f.n_features_in,
         f.n_components,
@@ -269,7 +271,6 @@ def append_filter(f: EmbedFilter, model: Any, *, normalize: bool = True) -> None
         init_weight=torch.from_numpy(f.components.copy()),
         init_bias=None if bias is None else torch.from_numpy(bias),
     )
-    parameter = next(model.parameters())
     model.append(dense.to(device=parameter.device, dtype=parameter.dtype))
     if normalize:
         model.append(Normalize())

@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Iterable, Iterator
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+
+from embedfilter.arrays.columns import arrow_rows
+from embedfilter.filter import as_filter
 
 try:
     import pyarrow as pa
@@ -32,7 +36,7 @@ _NUMBERS = (types.FloatType, types.DoubleType)
 
 def filter_column(
     df: DataFrame,
-    f: EmbedFilter,
+    f: EmbedFilter | str | os.PathLike[str],
     column: str,
     *,
     output_column: str | None = None,
@@ -48,7 +52,7 @@ def filter_column(
     ----------
     df : pyspark.sql.DataFrame
         Of a session with a SparkContext, which that of Spark Connect has not.
-    f : EmbedFilter
+    f : EmbedFilter, or the file of one
     column : str
         A column of arrays of float or double, each of length d.
     output_column : str, optional
@@ -90,7 +94,7 @@ def filter_column(
         )
     target = output_column or column
     fields[target] = types.StructField(target, _TYPES[precision], nullable=False)
-    shared = df.sparkSession.sparkContext.broadcast(f)
+    shared = df.sparkSession.sparkContext.broadcast(as_filter(f))
     options |= {"precision": precision, "n_threads": n_threads}
     return df.mapInArrow(
         _filtering(shared, column, target, options), types.StructType(list(fields.values()))
@@ -105,26 +109,15 @@ def _filtering(
     def filtered(batches: Iterable[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
         f = shared.value
         for batch in batches:
-            rows = f.transform(_matrix(batch.column(column), column, f.n_features_in), **options)
+            rows = f.transform(
+                arrow_rows(batch.column(column), f"column {column!r}", 0, f.n_features_in),
+                **options,
+            )
             columns = dict(zip(batch.schema.names, batch.columns, strict=True))
             columns[target] = _lists(rows)
             yield pa.RecordBatch.from_pydict(columns)
 
     return filtered
-
-
-def _matrix(lists: pa.Array, column: str, d: int) -> NDArray[Any]:
-    """Return lists of equal length as a matrix."""
-    values = lists.flatten()
-    if lists.null_count or values.null_count:
-        raise ValueError(f"column {column!r}: expected embeddings in all rows, found null")
-    lengths = np.unique(np.diff(lists.offsets.to_numpy()))
-    if len(lists) and not np.array_equal(lengths, [d]):
-        raise ValueError(
-            f"column {column!r}: expected arrays of length {d}, found"
-            f" {', '.join(map(str, lengths[:5]))}"
-        )
-    return np.asarray(values.to_numpy()).reshape(len(lists), d)
 
 
 def _lists(rows: NDArray[Any]) -> pa.Array:

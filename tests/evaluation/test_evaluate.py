@@ -384,7 +384,7 @@ def test_the_command_reads_tables(tmp_path: Path) -> None:
         ("--labels", b"", "expected a column 'label', found nothing"),
         ("--pairs", b"score\ttext\n1\n2\tb\n", "expected 2 columns, found fewer in line 2"),
         ("--pairs", b"text\tscore\na\n", "expected 2 columns, found fewer in line 2"),
-        ("--pairs", b"score\na\n", "expected a number in column 'score', found 'a' in line 2"),
+        ("--pairs", b"score\na\n", "expected a number in column 'score', found 'a' in row 0"),
         ("--pairs", b"first\tsecond\tscore\n0\t40\t1\n1\t2\t3\n", "row numbers of X"),
         ("--labels", b"text\tlabel\na\tb\n", "labels: expected 40, one for each row of X"),
     ],

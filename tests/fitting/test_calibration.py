@@ -102,8 +102,11 @@ def test_transform(g: EmbedFilter, precision: str) -> None:
     assert np.array_equal(g.transform(X[7:30], precision=precision, n_threads=2), many[7:30])
 
 
+@pytest.mark.parametrize("with_prior", [False, True])
 @pytest.mark.parametrize("dtype", ["float16", "bfloat16", "float32", "float64"])
-def test_a_mean_far_from_0_costs_no_digits(isa: str, f: EmbedFilter, dtype: str) -> None:
+def test_a_mean_far_from_0_costs_no_digits(
+    isa: str, f: EmbedFilter, dtype: str, with_prior: bool
+) -> None:
     """Also where the filter cuts most of it: what is subtracted is the mean as it is."""
     far = X + np.linspace(-3e4, 3e4, D) * X.std(axis=0)
     if dtype == "float16":  # up to 65504
@@ -111,7 +114,7 @@ def test_a_mean_far_from_0_costs_no_digits(isa: str, f: EmbedFilter, dtype: str)
     rows = far.astype(ml_dtypes.bfloat16 if dtype == "bfloat16" else dtype)
     if dtype in ("float16", "bfloat16"):
         rows = np.unique(rows, axis=0)  # such a step may be all that they differ by
-    g = f.calibrate(rows)
+    g = f.calibrate(rows, prior=rows[::2] / 2 if with_prior else None)
     assert g.mean is not None
     wide = rows.astype(np.float64)
     # All of the mean is taken off, or all but two deviations of the rows, within the filter.
@@ -356,6 +359,8 @@ def test_the_formula_with_a_prior(f: EmbedFilter, n: int) -> None:
     values, axes = np.linalg.eigh((n * C + 300 * Cv) / (n + 300))
     scales = (values + t / K) ** (-0.25)
     mean = (n * m + 10 * 0.5 * mv) / (n + 10)
+    most = 2 * np.sqrt(t)  # of two rows: more of their mean would be left
+    mean = m - (m - mean) * min(1, most / np.linalg.norm(m - mean))
     Y = (sample(40, seed=3) @ f.components.T.astype(np.float64) - mean) @ axes * scales
     np.testing.assert_allclose(
         g(sample(40, seed=3)), unit_rows(Y)[:, ::-1] * signs(g, Y), atol=2e-5

@@ -86,6 +86,11 @@ class ArrowTable(Table):
         self.where, self.format, self.schema, self.codec = where, format, schema, codec
         self.n_rows = n_rows
         self._stack = stack
+        twice = next((name for name in schema.names if schema.names.count(name) > 1), None)
+        if twice is not None:
+            raise EmbedFilterError(
+                f"{where}: expected columns of names that differ, found {twice!r} twice"
+            )
         self._source: Any = None
 
     @property

@@ -73,12 +73,12 @@ class DelimitedTable(RecordsTable):
         if first is None:
             return
         text = ((line + "\n") for line in _chain(first, lines))
-        csv.field_size_limit(_MAX_CELL)
+        csv.field_size_limit(max(_MAX_CELL, csv.field_size_limit()))
         if self.format == "tsv":
             reader = csv.reader(text, delimiter="\t", quoting=csv.QUOTE_NONE)
         else:
             delimiter = max(_DELIMITERS, key=first.count)
-            reader = csv.reader(text, delimiter=delimiter)
+            reader = csv.reader(text, delimiter=delimiter, strict=True)
         try:
             for row in reader:
                 if row:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import io
 import re
 import shutil
@@ -28,7 +27,7 @@ from embedfilter.files.messages import shown
 from embedfilter.files.tables.base import Part, Table
 from embedfilter.files.tables.delimited import DelimitedTable
 from embedfilter.files.tables.matrices import open_input, open_numpy, open_safetensors, open_torch
-from embedfilter.files.tables.records import JsonLines, Lines
+from embedfilter.files.tables.records import JsonLines, Lines, reading
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -209,7 +208,7 @@ def _open_stream(stream: BinaryIO, where: str, by_ending: str | None, key: str |
     buffered = (
         stream if isinstance(stream, io.BufferedReader) else io.BufferedReader(stream, 1 << 20)  # type: ignore[type-var]
     )
-    with _decompressing(where):
+    with reading(where):
         start = buffered.peek(_START)[:_START]
     if start.startswith((_GZIP, _ZSTD)):
         raise EmbedFilterError(f"{where}: expected data, or data compressed once, found twice")
@@ -223,7 +222,7 @@ def _open_stream(stream: BinaryIO, where: str, by_ending: str | None, key: str |
         return arrow.open_stream(buffered, where)
     # What is not read from its beginning to its end goes through a file, gone once it is open.
     with tempfile.NamedTemporaryFile(prefix="embedfilter-") as file:
-        with _decompressing(where):
+        with reading(where):
             shutil.copyfileobj(buffered, file, 1 << 20)
         file.flush()
         return _open_file(Path(file.name), where, kind, start, key)
@@ -256,14 +255,6 @@ def _decompressed(path: Path, start: bytes) -> BinaryIO:
             f'{path}: zstd needs pyarrow: pip install "embedfilter[arrow]"'
         ) from error
     return pa.CompressedInputStream(pa.OSFile(str(path)), "zstd")  # type: ignore[no-any-return]
-
-
-@contextlib.contextmanager
-def _decompressing(where: str) -> Iterator[None]:
-    try:
-        yield
-    except (EOFError, OSError) as error:
-        raise EmbedFilterError(f"{where}: cannot be read: {error}") from None
 
 
 class _Several(Table):

@@ -244,8 +244,8 @@ class _Safetensors:
             "data_offsets": [0, self._n_rows * k * dtype.itemsize],
         }
         header = json.dumps({self._layout.column[:64]: entry}, ensure_ascii=True).encode()
-        room = max(self._ROOM, len(header) + 64 - len(header) % 64) if not self._n_rows else None
-        self._room = room or self._room
+        if not self._n_rows:  # with room for the longest numbers
+            self._room = max(self._ROOM, 64 * (len(header) // 64 + 2))
         self._file.write(self._room.to_bytes(8, "little") + header.ljust(self._room))
 
     _room = _ROOM

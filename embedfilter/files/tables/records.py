@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
+import zlib
 from typing import TYPE_CHECKING, Any, BinaryIO
 
 import numpy as np
@@ -16,12 +18,21 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
-__all__ = ["JsonLines", "Lines", "RecordsPart", "RecordsTable", "number_list"]
+__all__ = ["JsonLines", "Lines", "RecordsPart", "RecordsTable", "number_list", "reading"]
 
 _BOM = b"\xef\xbb\xbf"
 # Python's numbers take many times the memory of those in an array.
 _SMALLER = 8
 _TEXT = "text"
+
+
+@contextlib.contextmanager
+def reading(where: str) -> Iterator[None]:
+    """Name the file in what is raised of one that is cut short or damaged, compressed or not."""
+    try:
+        yield
+    except (EOFError, OSError, zlib.error) as error:
+        raise EmbedFilterError(f"{where}: cannot be read: {error}") from None
 
 
 class RecordsPart(Part):
@@ -110,7 +121,12 @@ class RecordsTable(Table):
 
     def lines(self) -> Iterator[str]:
         r"""Iterate over the lines, which \n or \r\n end, and nothing else does; UTF-8."""
-        for number, line in enumerate(self._stream, 1):
+        numbered = enumerate(self._stream, 1)
+        while True:
+            with reading(self.where):
+                number, line = next(numbered, (0, b""))
+            if not number:
+                return
             data = line.removeprefix(_BOM) if number == 1 else line
             try:
                 text = data.decode("utf-8")
