@@ -14,6 +14,7 @@ import pytest
 from pyspark.errors import PythonException
 from pyspark.sql import DataFrame, SparkSession
 
+import embedfilter
 from embedfilter import EmbedFilter
 from embedfilter.integrations.spark import filter_column
 
@@ -36,7 +37,9 @@ def spark(tmp_path_factory: pytest.TempPathFactory) -> Iterator[SparkSession]:
         .config("spark.driver.host", "127.0.0.1")
         .config("spark.sql.warehouse.dir", str(folder))
         .config("spark.sql.shuffle.partitions", "2")
-        .config("spark.executorEnv.PYTHONPATH", str(Path(__file__).parents[2]))
+        # From where this process has the package, not from the folder of the sources.
+        .config("spark.executorEnv.PYTHONPATH", str(Path(embedfilter.__file__).parents[1]))
+        .config("spark.executorEnv.PYTHONSAFEPATH", "1")
         .getOrCreate()
     )
     session.sparkContext.setLogLevel("OFF")
@@ -114,7 +117,7 @@ def test_doubles_of_a_frame(spark, f, X) -> None:
     [
         ([None], "found null"),
         ([[1.0] * (D - 1) + [None]], "found null"),
-        ([[1.0] * (D - 1)], f"expected arrays of length {D}, found {D - 1}"),
+        ([[1.0] * (D - 1)], f"expected lists of {D} numbers, found {D - 1} in row 0"),
         ([[1.0] * (D - 1) + [float("nan")]], "NaN"),
     ],
 )
