@@ -1,16 +1,20 @@
 /* The operations of the C core from many threads at once, without Python, for ThreadSanitizer:
- * `threads_test [CALLERS [SECONDS]]`. Each caller draws an operation, and how many threads it may
- * use, again and again; each result must be that of the one made alone, to the bit.
+ * `threads_test [CALLERS [SECONDS [PROCESSORS]]]`. Each caller draws an operation, and how many
+ * threads it may use, again and again; each result must be that of the one made alone, to the bit.
+ * With PROCESSORS there seem to be so many: a machine of two shows how callers share more.
  */
 #include "core/embedfilter.h"
 
 #include <math.h>
 #include <pthread.h>
+#include <sched.h>
 #include <stdatomic.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/syscall.h>
 #include <time.h>
+#include <unistd.h>
 
 enum { N = 400, D = 300, K = 70, TOP = 5, MAX_CALLERS = 256, MAX_THREADS = 5 };
 enum { RESULT_BYTES = N * K * sizeof(float) };
@@ -18,6 +22,17 @@ enum { RESULT_BYTES = N * K * sizeof(float) };
 static float rows[N * D], basis[2 * D];
 static ef_filter *shared; /* callers use it together */
 static time_t end;
+static int n_processors; /* that there seem to be; 0: those there are */
+
+/* In place of the C library's. */
+int sched_getaffinity(pid_t pid, size_t size, cpu_set_t *set) {
+    if (n_processors == 0)
+        return syscall(SYS_sched_getaffinity, pid, size, set) < 0 ? -1 : 0;
+    memset(set, 0, size);
+    for (int i = 0; i < n_processors; i++)
+        CPU_SET(i, set);
+    return 0;
+}
 
 static ef_matrix matrix(const float *data, size_t n, size_t d) {
     return (ef_matrix){.data = (const unsigned char *)data,
@@ -165,6 +180,7 @@ static size_t run_set(size_t n_callers, time_t seconds) {
 int main(int argc, char **argv) {
     const long n_callers = argc > 1 ? atol(argv[1]) : 8;
     const long seconds = argc > 2 ? atol(argv[2]) : 3;
+    n_processors = argc > 3 ? atoi(argv[3]) : 0;
     if (n_callers < 1 || n_callers > MAX_CALLERS || seconds < 1) {
         fprintf(stderr, "expected 1 to %d callers and a second at least\n", MAX_CALLERS);
         return 2;
