@@ -29,7 +29,7 @@ except ImportError as error:
 
 from embedfilter.files.endings import GGUF, ending
 from embedfilter.files.messages import source_name
-from embedfilter.filter import EmbedFilter
+from embedfilter.filter import EmbedFilter, as_filter
 from embedfilter.fitting.kinds import check_n_components
 from embedfilter.integrations.sentence_transformers import append_filter, check_matrix
 from embedfilter.integrations.vocabulary_words import N_WORDS, embedded_words
@@ -186,8 +186,8 @@ def encoder(
         raise ValueError(f"base: expected a filter to fit to it, found {other}")
     if calibrate is not None and filter is None and not is_fitted:
         raise ValueError("calibrate: expected a filter to calibrate, found ratio 1")
-    if isinstance(filter, (str, os.PathLike)):
-        filter = EmbedFilter.load(filter)  # noqa: A001
+    if filter is not None:
+        filter = as_filter(filter)  # noqa: A001
     if filter is not None and calibrate is not None and filter.mean is not None:
         raise ValueError("filter: expected one that is not calibrated yet, found a calibrated one")
     k = None if filter is None else filter.n_components

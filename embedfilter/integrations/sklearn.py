@@ -11,7 +11,7 @@ from numpy.typing import ArrayLike, NDArray
 
 from embedfilter.arrays.columns import as_array
 from embedfilter.files.filter_file import is_filter_file
-from embedfilter.filter import EmbedFilter
+from embedfilter.filter import EmbedFilter, as_filter
 from embedfilter.fitting.kinds import resolve_n_components
 
 try:
@@ -136,7 +136,7 @@ class EmbedFilterTransformer(
 
     def _cut(self, size: dict[str, Any]) -> EmbedFilter:
         """Return the source, a filter or its file, as far as the parameters leave it."""
-        f = self.source if isinstance(self.source, EmbedFilter) else EmbedFilter.load(self.source)
+        f = as_filter(self.source)
         for name in ("kind", "tensor", "revision"):
             value = getattr(self, name)
             if value is not None and not (name == "kind" and value == f.kind):

@@ -7,6 +7,7 @@ table, or those of names that differ in a running number, ``e0, e1, ...``.
 from __future__ import annotations
 
 import csv
+import itertools
 import re
 from typing import TYPE_CHECKING, Any, BinaryIO
 
@@ -51,7 +52,7 @@ class DelimitedTable(RecordsTable):
             return
         self.has_header = _is_header(names)
         if not self.has_header:
-            rows = _chain((line, names), rows)
+            rows = itertools.chain([(line, names)], rows)
             names = [str(i) for i in range(len(names))]
         if len(set(names)) < len(names):
             twice = next(name for name in names if names.count(name) > 1)
@@ -72,7 +73,7 @@ class DelimitedTable(RecordsTable):
         first = next(lines, None)
         if first is None:
             return
-        text = ((line + "\n") for line in _chain(first, lines))
+        text = ((line + "\n") for line in itertools.chain([first], lines))
         csv.field_size_limit(max(_MAX_CELL, csv.field_size_limit()))
         if self.format == "tsv":
             reader = csv.reader(text, delimiter="\t", quoting=csv.QUOTE_NONE)
@@ -120,11 +121,6 @@ class DelimitedTable(RecordsTable):
             ) from None
         before, after = items[: columns.start], items[columns.stop :]
         return {**dict(before), name: numbers, **dict(after)}
-
-
-def _chain(first: Any, rest: Iterator[Any]) -> Iterator[Any]:
-    yield first
-    yield from rest
 
 
 def _is_number(cell: str) -> bool:

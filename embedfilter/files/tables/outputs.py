@@ -248,8 +248,6 @@ class _Safetensors:
             self._room = max(self._ROOM, 64 * (len(header) // 64 + 2))
         self._file.write(self._room.to_bytes(8, "little") + header.ljust(self._room))
 
-    _room = _ROOM
-
     def write(self, part: Part, rows: NDArray[Any]) -> None:
         """Write rows."""
         self._file.write(_bytes(rows))
