@@ -35,7 +35,7 @@ def resolve_n_threads(n_threads: int | None) -> int:
     if n_threads is None:
         return min(_from_environment(), available_cpus())
     if type(n_threads) is int and n_threads >= 1:  # nearly always
-        return min(n_threads, available_cpus())
+        return 1 if n_threads == 1 else min(n_threads, available_cpus())
     if isinstance(n_threads, bool) or not isinstance(n_threads, Integral):
         raise TypeError(f"n_threads: expected an int or None, found {n_threads!r}")
     if n_threads < 1:

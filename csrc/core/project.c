@@ -216,19 +216,20 @@ static void rows_task(void *context, size_t slot, size_t index) {
 
 typedef struct few_rows {
     job *all;
-    size_t share; /* panels of a task, even */
-    float *y;     /* (n, padded k) */
+    size_t n_tasks;
+    float *y; /* (n, padded k) */
 } few_rows;
 
-/* Multiplies all rows by the task's share of the panels. Each task interleaves the rows for
- * itself: to fetch them from another core's cache would take longer. */
+/* Multiplies all rows by the task's share of the pairs of panels. Each task interleaves the rows
+ * for itself: to fetch them from another core's cache would take longer. */
 static void panels_task(void *context, size_t slot, size_t index) {
     const few_rows *few = context;
     const job *j = few->all;
     const ef_filter *f = j->filter;
     block b = block_at(j, slot);
     b.y = few->y;
-    const size_t begin = index * few->share, end = ef_least(begin + few->share, f->n_panels);
+    const size_t n_pairs = f->n_panels / 2, begin = index * n_pairs / few->n_tasks * 2;
+    const size_t end = (index + 1) * n_pairs / few->n_tasks * 2;
     if (j->x.n_rows == 1)
         multiply_row(j, b, begin, end);
     else
@@ -248,11 +249,10 @@ static size_t threads_for(double work, size_t n_threads) {
 }
 
 static void project_few(job *j, size_t n_threads) {
-    const size_t n_panels = j->filter->n_panels,
-                 n_pieces = n_threads > 1 ? n_threads * PANEL_PIECES : 1;
+    const size_t n_pieces = n_threads > 1 ? n_threads * PANEL_PIECES : 1;
     few_rows few = {.all = j, .y = block_at(j, 0).y};
-    few.share = ef_ceil_div(n_panels / 2, n_pieces) * 2;
-    ef_parallel_for(n_threads, ef_ceil_div(n_panels, few.share), panels_task, &few);
+    few.n_tasks = ef_least(j->filter->n_panels / 2, n_pieces);
+    ef_parallel_for(n_threads, few.n_tasks, panels_task, &few);
     /* An element takes as long to finish as some 30 multiply-adds. */
     const double work = 30.0 * (double)j->x.n_rows * (double)j->filter->k;
     ef_parallel_for(threads_for(work, n_threads), j->x.n_rows, finish_task, &few);

@@ -7,6 +7,8 @@
 #include "kernels/chains.h"
 #include "kernels/tile_avx2.h"
 
+enum { DOTS = 4 }; /* chains of products at a time: the latency of 4 cycles at 2 loads each */
+
 /* target[0..23] += sum, in float64 */
 EF_AVX2 static inline void flush_f32(double *target, row_f32 sum) {
     const __m256 parts[3] = {sum.v0, sum.v1, sum.v2};
@@ -18,14 +20,24 @@ EF_AVX2 static inline void flush_f32(double *target, row_f32 sum) {
     }
 }
 
-/* Four rows of the tile; `a` points at their first column. `next` are bytes to fetch into the
- * cache meanwhile: one line every STEP / LINES rows, as more at a time would stall the loads. */
-EF_AVX2 static void rows_f32(const float *a, const float *b, size_t n, double *tile,
-                             const char *next) {
-    enum { STEP = 64, LINES = 8, LINE_BYTES = 64 };
-    for (size_t i = 0; i < EF_TILE_ROWS * EF_TILE_COLUMNS; i += 8) /* needed at the end */
-        _mm_prefetch((const char *)(tile + i), _MM_HINT_T0);
-    tile_f32 sums = zero_tile_f32();
+/* Four rows of sums, kept in float32 between two parts of a run. */
+EF_AVX2 static inline tile_f32 kept_f32(const float *kept) {
+    return (tile_f32){load_f32(kept), load_f32(kept + EF_TILE_COLUMNS),
+                      load_f32(kept + 2 * EF_TILE_COLUMNS), load_f32(kept + 3 * EF_TILE_COLUMNS)};
+}
+
+EF_AVX2 static inline void keep_f32(float *kept, row_f32 sum) {
+    _mm256_store_ps(kept, sum.v0);
+    _mm256_store_ps(kept + 8, sum.v1);
+    _mm256_store_ps(kept + 16, sum.v2);
+}
+
+/* Four rows of the tile, over n rows of the panels; `a` points at the first of their columns.
+ * `next` are 8 n bytes to fetch into the cache meanwhile: one line every STEP / LINES rows, as
+ * more at a time would stall the loads. */
+EF_AVX2 static inline tile_f32 rows_f32(const float *a, const float *b, size_t n, tile_f32 sums,
+                                        const char *next) {
+    enum { STEP = 32, LINES = 4, LINE_BYTES = 64 };
     for (size_t first = 0; first < n; first += STEP) {
         for (size_t i = 0; i < LINES; i++, next += LINE_BYTES)
             _mm_prefetch(next, _MM_HINT_T0);
@@ -33,19 +45,37 @@ EF_AVX2 static void rows_f32(const float *a, const float *b, size_t n, double *t
         sums = multiply_f32(a + first * EF_TILE_COLUMNS, EF_TILE_COLUMNS,
                             b + first * EF_TILE_COLUMNS, rows, sums);
     }
-    flush_f32(tile, sums.r0);
-    flush_f32(tile + EF_TILE_COLUMNS, sums.r1);
-    flush_f32(tile + 2 * EF_TILE_COLUMNS, sums.r2);
-    flush_f32(tile + 3 * EF_TILE_COLUMNS, sums.r3);
+    return sums;
 }
 
+/* Part by part of the run, so that what six passes read of two panels fits the L1 cache. */
 EF_AVX2 void ef_gram_f32_avx2(ef_tile shape, const float *a, const float *b, size_t n, double *tile,
                               const float *next) {
     (void)shape;
-    /* The six calls fetch half a panel. */
-    const char *bytes = (const char *)next;
-    for (size_t i = 0; i < EF_TILE_COLUMNS; i += EF_TILE_ROWS)
-        rows_f32(a + i, b, n, tile + i * EF_TILE_COLUMNS, bytes + i / EF_TILE_ROWS * n * 8);
+    enum { PART = 128 };
+    _Alignas(32) float kept[EF_TILE_COLUMNS * EF_TILE_COLUMNS];
+    const char *bytes = (const char *)next; /* the passes fetch half a panel */
+    for (size_t first = 0; first < n; first += PART) {
+        const size_t rows = n - first < PART ? n - first : PART;
+        for (size_t i = 0; i < EF_TILE_COLUMNS; i += EF_TILE_ROWS, bytes += 8 * rows) {
+            float *own = kept + i * EF_TILE_COLUMNS;
+            tile_f32 sums = first == 0 ? zero_tile_f32() : kept_f32(own);
+            sums = rows_f32(a + first * EF_TILE_COLUMNS + i, b + first * EF_TILE_COLUMNS, rows,
+                            sums, bytes);
+            if (first + rows < n) {
+                keep_f32(own, sums.r0);
+                keep_f32(own + EF_TILE_COLUMNS, sums.r1);
+                keep_f32(own + 2 * EF_TILE_COLUMNS, sums.r2);
+                keep_f32(own + 3 * EF_TILE_COLUMNS, sums.r3);
+                continue;
+            }
+            double *target = tile + i * EF_TILE_COLUMNS;
+            flush_f32(target, sums.r0);
+            flush_f32(target + EF_TILE_COLUMNS, sums.r1);
+            flush_f32(target + 2 * EF_TILE_COLUMNS, sums.r2);
+            flush_f32(target + 3 * EF_TILE_COLUMNS, sums.r3);
+        }
+    }
 }
 
 /* Half a row of the tile: 12 columns. */
@@ -102,23 +132,34 @@ EF_AVX2 void ef_gram_f64_avx2(ef_tile shape, const double *a, const double *b, s
             rows_f64(a + i, b + j, n, tile + i * EF_TILE_COLUMNS + j);
 }
 
-/* The product of a row and one direction. */
-EF_AVX2 static float dot(const float *row, const float *direction, size_t n) {
-    __m256 sum = _mm256_setzero_ps();
-    size_t i = 0;
-    for (; i + 8 <= n; i += 8)
-        sum = _mm256_fmadd_ps(_mm256_loadu_ps(row + i), _mm256_loadu_ps(direction + i), sum);
-    float s[8];
-    _mm256_storeu_ps(s, sum);
-    for (; i < n; i++)
-        s[i % 8] = _mm_cvtss_f32(
-            _mm_fmadd_ss(_mm_set_ss(row[i]), _mm_set_ss(direction[i]), _mm_set_ss(s[i % 8])));
-    return ef_sum_of_8_f32(s);
+/* The products of a row and n_parts directions: each is a chain, whose latency the others hide. */
+EF_AVX2 static inline __attribute__((always_inline)) void
+dots_f32(const float *row, size_t n, const float *basis, size_t n_parts, float *parts) {
+    __m256 sums[DOTS];
+    for (size_t q = 0; q < n_parts; q++)
+        sums[q] = _mm256_setzero_ps();
+    size_t end = 0;
+    for (; end + 8 <= n; end += 8) {
+        const __m256 x = _mm256_loadu_ps(row + end);
+        for (size_t q = 0; q < n_parts; q++)
+            sums[q] = _mm256_fmadd_ps(x, _mm256_loadu_ps(basis + q * n + end), sums[q]);
+    }
+    for (size_t q = 0; q < n_parts; q++) {
+        float s[8];
+        _mm256_storeu_ps(s, sums[q]);
+        for (size_t i = end; i < n; i++)
+            s[i % 8] = _mm_cvtss_f32(_mm_fmadd_ss(_mm_set_ss(row[i]), _mm_set_ss(basis[q * n + i]),
+                                                  _mm_set_ss(s[i % 8])));
+        parts[q] = ef_sum_of_8_f32(s);
+    }
 }
 
 EF_AVX2 void ef_peel_f32_avx2(float *row, size_t n, const float *basis, size_t p, float *parts) {
-    for (size_t q = 0; q < p; q++)
-        parts[q] = dot(row, basis + q * n, n);
+    size_t first = 0;
+    for (; first + DOTS <= p; first += DOTS)
+        dots_f32(row, n, basis + first * n, DOTS, parts + first);
+    for (; first < p; first++)
+        dots_f32(row, n, basis + first * n, 1, parts + first);
     size_t i = 0;
     for (; i + 8 <= n; i += 8) {
         __m256 rest = _mm256_loadu_ps(row + i);
@@ -138,7 +179,6 @@ EF_AVX2 void ef_panel_f32_avx2(ef_tile shape, const float *src, size_t stride, s
     (void)shape;
     for (size_t r = 0; r < n; r++, src += stride, dst += EF_TILE_COLUMNS)
         for (size_t i = 0; i < EF_TILE_COLUMNS; i += 8)
-            _mm256_stream_ps(dst + i, _mm256_loadu_ps(src + i));
-    _mm_sfence(); /* before another thread is told */
+            _mm256_store_ps(dst + i, _mm256_loadu_ps(src + i));
 }
 #endif

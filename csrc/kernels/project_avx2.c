@@ -7,17 +7,30 @@
 #if defined(__x86_64__)
 #include "kernels/tile_avx2.h"
 
+/* The eight elements of each of four rows that begin at `i`: (8, 4). */
+EF_AVX2 static inline void transpose_f32(const float *const *rows, size_t i, float *dst) {
+    const __m256 r0 = _mm256_loadu_ps(rows[0] + i), r1 = _mm256_loadu_ps(rows[1] + i);
+    const __m256 r2 = _mm256_loadu_ps(rows[2] + i), r3 = _mm256_loadu_ps(rows[3] + i);
+    /* Pairs of two rows: elements 0, 1 and 4, 5 of each, then 2, 3 and 6, 7. */
+    const __m256d low01 = _mm256_castps_pd(_mm256_unpacklo_ps(r0, r1));
+    const __m256d low23 = _mm256_castps_pd(_mm256_unpacklo_ps(r2, r3));
+    const __m256d high01 = _mm256_castps_pd(_mm256_unpackhi_ps(r0, r1));
+    const __m256d high23 = _mm256_castps_pd(_mm256_unpackhi_ps(r2, r3));
+    /* Element j of all rows in the low half, j + 4 in the high one. */
+    const __m256 e0 = _mm256_castpd_ps(_mm256_unpacklo_pd(low01, low23));
+    const __m256 e1 = _mm256_castpd_ps(_mm256_unpackhi_pd(low01, low23));
+    const __m256 e2 = _mm256_castpd_ps(_mm256_unpacklo_pd(high01, high23));
+    const __m256 e3 = _mm256_castpd_ps(_mm256_unpackhi_pd(high01, high23));
+    _mm256_storeu_ps(dst, _mm256_permute2f128_ps(e0, e1, 0x20));
+    _mm256_storeu_ps(dst + 8, _mm256_permute2f128_ps(e2, e3, 0x20));
+    _mm256_storeu_ps(dst + 16, _mm256_permute2f128_ps(e0, e1, 0x31));
+    _mm256_storeu_ps(dst + 24, _mm256_permute2f128_ps(e2, e3, 0x31));
+}
+
 EF_AVX2 void ef_interleave_f32_avx2(ef_tile shape, const float *const *rows, size_t n, float *dst) {
     size_t i = 0;
-    for (; i + 4 <= n; i += 4) {
-        __m128 r0 = _mm_loadu_ps(rows[0] + i), r1 = _mm_loadu_ps(rows[1] + i);
-        __m128 r2 = _mm_loadu_ps(rows[2] + i), r3 = _mm_loadu_ps(rows[3] + i);
-        _MM_TRANSPOSE4_PS(r0, r1, r2, r3);
-        _mm_storeu_ps(dst + i * EF_TILE_ROWS, r0);
-        _mm_storeu_ps(dst + i * EF_TILE_ROWS + 4, r1);
-        _mm_storeu_ps(dst + i * EF_TILE_ROWS + 8, r2);
-        _mm_storeu_ps(dst + i * EF_TILE_ROWS + 12, r3);
-    }
+    for (; i + 8 <= n; i += 8)
+        transpose_f32(rows, i, dst + i * EF_TILE_ROWS);
     const float *const rest[EF_TILE_ROWS] = {rows[0] + i, rows[1] + i, rows[2] + i, rows[3] + i};
     ef_interleave_f32_scalar(shape, rest, n - i, dst + i * EF_TILE_ROWS);
 }
