@@ -82,7 +82,7 @@ def main() -> None:
         ours = _core.dequantize(name, blocks)
         expected = gguf.quants.dequantize(blocks, kind)
         assert np.array_equal(ours.reshape(expected.shape).view("u4"), expected.view("u4")), name
-        medians = interleaved(
+        medians, _ = interleaved(
             {
                 "embedfilter": lambda b=blocks, n=name: _core.dequantize(n, b),
                 "gguf": lambda b=blocks, k=kind: gguf.quants.dequantize(b, k),

@@ -14,6 +14,7 @@ takes minutes and some 10 GB for each peer: --large adds it.
 from __future__ import annotations
 
 import argparse
+import cProfile
 import json
 import multiprocessing
 import re
@@ -24,7 +25,7 @@ from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
 from typing import Any
 
-from measure import N_THREADS, Limits, machine, write
+from measure import N_THREADS, Limits, interleaved, machine, write
 
 import ml_dtypes
 import numpy as np
@@ -109,19 +110,45 @@ def measured(method: str, path: Path, V: int, d: int) -> tuple[float, int, NDArr
         return process.submit(run, method, path, V, d).result()
 
 
-def gram_flops(d: int) -> float:
+def gram_alone(d: int, limits: Limits) -> dict[str, Any]:
     """Return the operations a second of the Gram sum alone, 2 for each multiply-add it needs."""
     n = 65536 if d < 2048 else 16384
     rng = np.random.default_rng(0)
     rows = rng.standard_normal((n, d), np.float32).astype(ml_dtypes.bfloat16).view(np.uint16)
     basis = np.linalg.qr(rng.standard_normal((d, 2)))[0].T.astype(np.float32)
     total = embedfilter._core.Gram(d, np.ascontiguousarray(basis))
-    times = []
-    for _ in range(6):
-        start = time.perf_counter()
-        total.add(rows, N_THREADS)
-        times.append(time.perf_counter() - start)
-    return n * d * d / statistics.median(times[1:])
+    seconds, most = interleaved(
+        {"gram": lambda: total.add(rows, N_THREADS)}, repeats=9, limits={"fma": limits.flops}
+    )
+    flops = n * d * (d + 1) / seconds["gram"]
+    return {"d": d, "flops": flops, "limits": most, "share_of_fma_peak": flops / most["fma"]}
+
+
+def parts_of_fit(path: Path) -> dict[str, float]:
+    """Return the seconds of the parts of one fit, in this process.
+
+    sum      rows widened, peeled, laid out and multiplied
+    check    some columns summed once more in float64
+    eigen    the eigen-decomposition
+    rest     waiting for the file's rows, finding what is peeled, all else
+    """
+    import embedfilter.checkpoints.opening  # not part of the time
+
+    profile = cProfile.Profile()
+    start = time.perf_counter()
+    profile.runcall(embedfilter.EmbedFilter.from_checkpoint, path, n_threads=N_THREADS)
+    seconds = time.perf_counter() - start
+    parts = dict.fromkeys(("sum", "check", "eigen"), 0.0)
+    for call in profile.getstats():
+        name = getattr(call.code, "co_qualname", str(call.code))
+        if name == "_Audit.add":
+            parts["check"] += call.totaltime
+        elif "'add' of 'embedfilter._core.Gram'" in name:
+            parts["sum"] += call.totaltime
+        elif "embedfilter._core.eigh" in name:
+            parts["eigen"] += call.totaltime
+    parts["sum"] -= parts["check"]
+    return {**parts, "rest": seconds - sum(parts.values()), "all": seconds}
 
 
 def main() -> None:
@@ -133,12 +160,15 @@ def main() -> None:
     shapes = dict(list(SHAPES.items())[:1] if options.short else SHAPES)
     if options.large:
         shapes |= LARGE
-    peak = Limits().flops()
-    report: dict[str, Any] = {"machine": machine(), "fma_peak_flops": peak, "fits": [], "gram": []}
+    limits = Limits()
+    report: dict[str, Any] = {"machine": machine(), "fits": [], "gram": []}
     for d in (896,) if options.short else (896, 4096):
-        flops = gram_flops(d)
-        report["gram"].append({"d": d, "flops": flops, "share_of_fma_peak": flops / peak})
-        print(f"gram alone, d = {d}: {flops / 1e9:.0f} Gflop/s, {flops / peak:.0%} of the FMA peak")
+        alone = gram_alone(d, limits)
+        report["gram"].append(alone)
+        print(
+            f"gram alone, d = {d}: {alone['flops'] / 1e9:.0f} Gflop/s,"
+            f" {alone['share_of_fma_peak']:.0%} of the FMA peak"
+        )
     with tempfile.TemporaryDirectory() as folder:
         for name, (V, d) in shapes.items():
             path = Path(folder) / f"{V}x{d}.safetensors"
@@ -168,6 +198,8 @@ def main() -> None:
                     f" ({figures['times_slower']:.1f} x), {figures['peak_bytes'] / 1e9:.2f} GB,"
                     f" angle {figures['sine_of_angle']:.1e}"
                 )
+            row["parts"] = parts_of_fit(path)
+            print(", ".join(f"{part} {seconds:.2f} s" for part, seconds in row["parts"].items()))
             report["fits"].append(row)
             path.unlink()
     write("fit-short" if options.short else "fit", report)

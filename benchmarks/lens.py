@@ -121,8 +121,7 @@ def main() -> None:
     torch.set_num_threads(N_THREADS)
     rng = np.random.default_rng(0)
     limits = Limits()
-    peak = limits.flops()
-    report: dict[str, Any] = {"machine": machine(), "fma_peak_flops": peak, "rows": []}
+    report: dict[str, Any] = {"machine": machine(), "rows": []}
     W32 = head(V, d, rng)
     vectors = rng.standard_normal((256, d), np.float32)
     for name, (dtype, torch_type) in DTYPES.items():
@@ -132,20 +131,23 @@ def main() -> None:
             peers = peers_of(W, X, torch_type)
             memory = {peer: extra_bytes(function) for peer, function in peers.items()}
             check(peers, W, X)
-            medians = interleaved(peers, repeats=5 if n > 1 else 9)
+            most: dict[str, Callable[[], float]] = {"fma": limits.flops}
+            if n == 1:
+                most["read, 1 thread"] = lambda b=W.nbytes: limits.read(b, 1)
+                most["read"] = lambda b=W.nbytes: limits.read(b)
+            medians, rates = interleaved(peers, repeats=5 if n > 1 else 9, limits=most)
             ours = medians["embedfilter"]
             best = min(medians.keys() - {"embedfilter"}, key=medians.__getitem__)
             row = {
                 "dtype": name, "V": V, "d": d, "n": n, "k": K, "seconds": medians,
                 "fastest_peer": best, "times_faster": medians[best] / ours,
                 "times_torch_float32": medians["torch float32"] / ours,
-                "share_of_fma_peak": 2 * n * V * d / ours / peak,
+                "limits": rates, "share_of_fma_peak": 2 * n * V * d / ours / rates["fma"],
                 "extra_bytes": memory, "extra_share_of_logits": memory["embedfilter"] / (4 * n * V),
             }  # fmt: skip
             if n == 1:
-                rates = {str(t): limits.read(W.nbytes, t) for t in sorted({1, N_THREADS})}
-                row["read_bandwidth"] = rates
-                row["share_of_bandwidth"] = W.nbytes / ours / max(rates.values())
+                bandwidth = max(rates["read"], rates["read, 1 thread"])
+                row["share_of_bandwidth"] = W.nbytes / ours / bandwidth
             report["rows"].append(row)
             print(
                 f"{name:9} n {n:4}: {ours * 1e3:8.2f} ms, {medians[best] / ours:5.2f} x {best},"

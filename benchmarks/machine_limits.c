@@ -1,12 +1,9 @@
-/* What this machine can do at most: float32 fused multiply-adds a second, and bytes read a
- * second from a buffer of a given size, on a given number of threads.
- *
- *   machine_limits fma THREADS            prints flop/s
- *   machine_limits read THREADS BYTES     prints bytes/s; each thread reads its own part
+/* What this machine can do at most, now: float32 fused multiply-adds a second, and bytes read a
+ * second from a buffer of a given size, on up to MOST_THREADS threads. Built by measure.py as a
+ * library, so that both are measured in the same rounds as what is compared with them.
  */
 #include <pthread.h>
 #include <stdint.h>
-#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <time.h>
@@ -43,8 +40,8 @@ typedef float32x4_t vector;
 #define STORE(p, v) vst1q_f32(p, v)
 #endif
 
-enum { CHAINS = 12, REPEATS = 15 };
-static const double SECONDS = 0.05; /* of one repeat */
+enum { CHAINS = 12, MOST_THREADS = 64 };
+static const double SECONDS = 0.02; /* of one measurement */
 
 static double now(void) {
     struct timespec t;
@@ -98,46 +95,53 @@ static void *run(void *w) {
 
 /* Seconds for all threads to do their rounds. */
 static double timed(work *works, int n_threads, size_t rounds) {
-    pthread_t threads[64];
+    pthread_t threads[MOST_THREADS];
     const double start = now();
-    for (int i = 0; i < n_threads; i++) {
+    for (int i = 1; i < n_threads; i++) {
         works[i].rounds = rounds;
         pthread_create(&threads[i], NULL, run, &works[i]);
     }
-    for (int i = 0; i < n_threads; i++)
+    works[0].rounds = rounds;
+    run(&works[0]);
+    for (int i = 1; i < n_threads; i++)
         pthread_join(threads[i], NULL);
     return now() - start;
 }
 
-int main(int argc, char **argv) {
-    const int fma = argc == 3 && strcmp(argv[1], "fma") == 0;
-    if (!fma && !(argc == 4 && strcmp(argv[1], "read") == 0))
-        return 2;
-    const int n_threads = atoi(argv[2]);
-    if (n_threads < 1 || n_threads > 64)
-        return 2;
-    work works[64] = {0};
-    double amount = 2.0 * LANES * CHAINS * n_threads; /* flop or bytes of one round */
-    if (!fma) {
-        const size_t part = (size_t)atoll(argv[3]) / (size_t)n_threads / 512 * 512;
-        amount = (double)part * n_threads;
-        for (int i = 0; i < n_threads; i++) {
-            void *memory = NULL;
-            if (posix_memalign(&memory, 4096, part) != 0)
-                return 1;
-            memset(memory, 0, part);
-            works[i].data = memory;
-            works[i].n = part / sizeof(float);
-        }
-    }
+/* Rounds a second: `amount` a round, in as many rounds as take SECONDS. */
+static double rate(work *works, int n_threads, double amount) {
     size_t rounds = 1;
-    while (timed(works, n_threads, rounds) < SECONDS)
+    double seconds;
+    while ((seconds = timed(works, n_threads, rounds)) < SECONDS / 4)
         rounds *= 2;
-    double best = 1e30;
-    for (int i = 0; i < REPEATS; i++) {
-        const double seconds = timed(works, n_threads, rounds);
-        best = seconds < best ? seconds : best;
+    rounds = 1 + (size_t)((double)rounds * SECONDS / seconds);
+    return amount * (double)rounds / timed(works, n_threads, rounds);
+}
+
+/* Flop/s of fused multiply-adds, each being two; -1 for more than MOST_THREADS threads. */
+double fma_rate(int n_threads) {
+    work works[MOST_THREADS] = {0};
+    if (n_threads < 1 || n_threads > MOST_THREADS)
+        return -1;
+    return rate(works, n_threads, 2.0 * LANES * CHAINS * n_threads);
+}
+
+/* Bytes/s read again and again from n_bytes, of which each thread has its part; -1 for more than
+ * MOST_THREADS threads, or without memory. */
+double read_rate(int n_threads, size_t n_bytes) {
+    work works[MOST_THREADS] = {0};
+    void *memory = NULL;
+    if (n_threads < 1 || n_threads > MOST_THREADS)
+        return -1;
+    const size_t part = n_bytes / (size_t)n_threads / 512 * 512;
+    if (posix_memalign(&memory, 4096, part * (size_t)n_threads) != 0)
+        return -1;
+    memset(memory, 0, part * (size_t)n_threads);
+    for (int i = 0; i < n_threads; i++) {
+        works[i].data = (const float *)memory + part / sizeof(float) * (size_t)i;
+        works[i].n = part / sizeof(float);
     }
-    printf("%.6g\n", amount * (double)rounds / best);
-    return 0;
+    const double result = rate(works, n_threads, (double)part * n_threads);
+    free(memory);
+    return result;
 }

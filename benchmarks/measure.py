@@ -12,6 +12,7 @@ N_THREADS = int(os.environ.get("BENCHMARK_THREADS", "2"))
 for _variable in ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"):
     os.environ[_variable] = str(N_THREADS)
 
+import ctypes
 import importlib.metadata
 import json
 import platform
@@ -65,33 +66,39 @@ def _cpu_name() -> str:
 
 
 class Limits:
-    """The machine's limits, measured in this run by machine_limits.c, which is built for it."""
+    """What the machine can do at most, measured by machine_limits.c, which is built for it.
+
+    A measurement takes some 30 ms. On a virtual machine what others leave of the processors changes
+    from second to second: give the methods to `interleaved`.
+    """
 
     def __init__(self) -> None:
         self._folder = tempfile.TemporaryDirectory()
-        self._program = Path(self._folder.name) / "machine_limits"
+        library = Path(self._folder.name) / "machine_limits.so"
         source = Path(__file__).with_name("machine_limits.c")
         widest = ["-DAVX512"] if "avx512" in embedfilter.available_isas() else []
-        command = ["cc", "-O2", "-pthread", *widest, str(source), "-o", str(self._program)]
+        command = ["cc", "-O2", "-shared", "-fPIC", "-pthread", *widest, source, "-o", library]
         subprocess.run(command, check=True)
+        self._library = ctypes.CDLL(str(library))
+        self._library.fma_rate.restype = self._library.read_rate.restype = ctypes.c_double
 
     def flops(self, n_threads: int = N_THREADS) -> float:
         """Return float32 operations a second, a fused multiply-add being two."""
-        return self._run("fma", str(n_threads))
+        return float(self._library.fma_rate(n_threads))
 
     def read(self, n_bytes: int, n_threads: int = N_THREADS) -> float:
         """Return bytes a second read from a buffer of this size, again and again."""
-        return self._run("read", str(n_threads), str(n_bytes))
-
-    def _run(self, *arguments: str) -> float:
-        command = [str(self._program), *arguments]
-        return float(subprocess.run(command, check=True, capture_output=True, text=True).stdout)
+        return float(self._library.read_rate(n_threads, ctypes.c_size_t(n_bytes)))
 
 
 def interleaved(
-    functions: dict[str, Callable[[], object]], *, repeats: int, seconds: float = 0.02
-) -> dict[str, float]:
-    """Time functions in turn, round after round, and return the median seconds of each.
+    functions: dict[str, Callable[[], object]],
+    *,
+    repeats: int,
+    seconds: float = 0.02,
+    limits: dict[str, Callable[[], float]] | None = None,
+) -> tuple[dict[str, float], dict[str, float]]:
+    """Time functions in turn, round after round.
 
     Parameters
     ----------
@@ -100,9 +107,18 @@ def interleaved(
         Rounds. What disturbs the machine for a while disturbs all alike.
     seconds : float
         In each round a fast function is called often enough to take so long.
+    limits : dict of callables, optional
+        Methods of `Limits`, measured once in each round.
 
-    Before its turn comes a rest, in which the threads of the library whose turn it was stop
-    spinning on the processors, and calls that are not timed: on a virtual machine a processor
+    Returns
+    -------
+    seconds : dict
+        The median of each function.
+    limits : dict
+        The median of each limit.
+
+    Before a function's turn comes a rest, in which the threads of the library whose turn it was
+    stop spinning on the processors, and calls that are not timed: on a virtual machine a processor
     that sleeps takes up to 10 ms to wake for a second thread.
     """
     calls = {}
@@ -112,7 +128,11 @@ def interleaved(
         function()
         calls[name] = max(1, int(seconds / max(time.perf_counter() - start, 1e-7)))
     times: dict[str, list[float]] = {name: [] for name in functions}
+    rates: dict[str, list[float]] = {name: [] for name in limits or {}}
     for _ in range(repeats):
+        time.sleep(REST_SECONDS)
+        for name, limit in (limits or {}).items():
+            rates[name].append(max(limit() for _ in range(3)))  # the first ones wake processors
         for name, function in functions.items():
             time.sleep(REST_SECONDS)
             end = time.perf_counter() + WARM_SECONDS
@@ -122,7 +142,11 @@ def interleaved(
             for _ in range(calls[name]):
                 function()
             times[name].append((time.perf_counter() - start) / calls[name])
-    return {name: statistics.median(values) for name, values in times.items()}
+    return _medians(times), _medians(rates)
+
+
+def _medians(values: dict[str, list[float]]) -> dict[str, float]:
+    return {name: statistics.median(several) for name, several in values.items()}
 
 
 def median_seconds(function: Callable[[], object], repeats: int = 5) -> float:
@@ -142,9 +166,9 @@ def filter_of(d: int, k: int, rng: np.random.Generator) -> EmbedFilter:
 
 
 def write(name: str, report: dict[str, Any]) -> Path:
-    """Write a report as JSON into results/ and return its path."""
+    """Write a report as JSON into results/ and return its path; one thread's has its own."""
     RESULTS.mkdir(exist_ok=True)
-    path = RESULTS / f"{name}.json"
+    path = RESULTS / f"{name}{'-1-thread' if N_THREADS == 1 else ''}.json"
     path.write_text(json.dumps(report, indent=1) + "\n", encoding="utf-8")
     print(f"wrote {path}", file=sys.stderr)
     return path

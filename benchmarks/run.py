@@ -1,6 +1,6 @@
 """All benchmarks, then their pictures: ``python benchmarks/run.py [--short | --large]``.
 
---short takes under three minutes; --large adds the head of an 8B model to the fits, which keeps
+--short takes a few minutes; --large adds the head of an 8B model to the fits, which keeps
 the peers busy for many minutes, and a million rows to the projections.
 """
 
@@ -21,6 +21,7 @@ def main() -> None:
     size = ["--short"] if "--short" in options else []
     large = ["--large"] if "--large" in options else []
     subprocess.run([sys.executable, FOLDER / "project.py", *size, *large], check=True)
+    subprocess.run([sys.executable, FOLDER / "company.py", *size], check=True)
     subprocess.run([sys.executable, FOLDER / "fit.py", *size, *large], check=True)
     subprocess.run([sys.executable, FOLDER / "accuracy.py", *size], check=True)
     subprocess.run([sys.executable, FOLDER / "dequantize.py", *size], check=True)

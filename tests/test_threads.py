@@ -148,7 +148,8 @@ def test_any_number_of_tasks(work: tuple) -> None:
         assert np.array_equal(f.transform(X[:n], n_threads=2), expected[:n]), n
 
 
-def test_other_python_threads_run_meanwhile(work: tuple) -> None:
+@pytest.mark.parametrize("call", ["transform", "clearing of large memory"])
+def test_other_python_threads_run_meanwhile(work: tuple, call: str) -> None:
     """The interpreter is released: a Python thread makes progress inside one long call."""
     f, X, _ = work
     X = np.tile(X, (40, 1))
@@ -163,7 +164,10 @@ def test_other_python_threads_run_meanwhile(work: tuple) -> None:
     def ticks_in_the_middle() -> bool:
         times.clear()
         start = time.perf_counter()
-        f.transform(X, n_threads=1)
+        if call == "transform":
+            f.transform(X, n_threads=1)
+        else:
+            _core.Gram(6000)
         end = time.perf_counter()
         return any(start + (end - start) / 4 < t < end - (end - start) / 4 for t in times)
 
@@ -275,6 +279,45 @@ def test_a_fit_ends_while_its_process_forks(tmp_path: Path) -> None:
         cwd=tmp_path, capture_output=True, text=True, check=True,
     )  # fmt: skip
     assert done.stdout == "done\n"
+
+
+WORKERS_AFFINITY = """
+import os, time
+from pathlib import Path
+import numpy as np
+from embedfilter import _core
+
+def allowed(task):
+    status = Path(f"/proc/self/task/{task}/status").read_text()
+    return next(line for line in status.splitlines() if line.startswith("Cpus_allowed:"))
+
+before = set(os.listdir("/proc/self/task"))
+packed = _core.PackedFilter(np.eye(64, dtype=np.float32))
+out = np.empty((3000, 64), np.float32)
+project = lambda: packed.project(
+    np.ones((3000, 64), np.float32), out, "float32", False, None, None, 2
+)
+project()
+[worker] = set(os.listdir("/proc/self/task")) - before
+everywhere = os.sched_getaffinity(0)
+for cpus in ({min(everywhere)}, everywhere):
+    os.sched_setaffinity(0, cpus)
+    for _ in range(1000):  # a thread that is not called, as it was of no use, has no need to know
+        project()
+        time.sleep(0.002)
+        if allowed(worker) == allowed(os.getpid()):
+            break
+    print(allowed(worker) == allowed(os.getpid()))
+"""
+
+
+@pytest.mark.skipif(not hasattr(os, "sched_setaffinity"), reason="there is no affinity")
+def test_workers_follow_the_affinity(tmp_path: Path) -> None:
+    done = subprocess.run(
+        [sys.executable, "-c", WORKERS_AFFINITY],
+        cwd=tmp_path, capture_output=True, text=True, check=True,
+    )  # fmt: skip
+    assert done.stdout == "True\nTrue\n"
 
 
 WORKERS = """

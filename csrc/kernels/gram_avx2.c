@@ -52,7 +52,7 @@ EF_AVX2 static inline tile_f32 rows_f32(const float *a, const float *b, size_t n
 EF_AVX2 void ef_gram_f32_avx2(ef_tile shape, const float *a, const float *b, size_t n, double *tile,
                               const float *next) {
     (void)shape;
-    enum { PART = 128 };
+    enum { PART = 64 };
     _Alignas(32) float kept[EF_TILE_COLUMNS * EF_TILE_COLUMNS];
     const char *bytes = (const char *)next; /* the passes fetch half a panel */
     for (size_t first = 0; first < n; first += PART) {

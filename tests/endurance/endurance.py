@@ -173,7 +173,72 @@ def shutdown(n_processes: int = 100) -> str:
     return f"{n_processes} interpreters ended in the middle of calls, none crashed or hung"
 
 
-RUNS = {run.__name__: run for run in (out_of_core, many_elements, wide, tall, unpickled, shutdown)}
+FORKS = """
+import os, signal, sys, threading, time
+import numpy as np
+from embedfilter import EmbedFilter
+rng = np.random.default_rng(7)
+W = rng.standard_normal((2000, 400)).astype(np.float32)
+f = EmbedFilter.from_matrix(W)
+X = rng.standard_normal((3000, 400)).astype(np.float32)
+expected = f.transform(X)
+wrong, counts = [], [0, 0, 0]
+end = time.monotonic() + float(sys.argv[1])
+def work(kind):
+    while time.monotonic() < end:
+        if kind == 0:
+            same = np.array_equal(f.transform(X, n_threads=2), expected)
+        elif kind == 1:
+            same = np.array_equal(f.transform(X[:5], n_threads=2), expected[:5])
+        else:
+            same = np.array_equal(EmbedFilter.from_matrix(W).components, f.components)
+        counts[kind] += 1
+        if not same:
+            wrong.append(kind)
+threads = [threading.Thread(target=work, args=(kind,)) for kind in (0, 1, 2, 2)]
+for thread in threads:
+    thread.start()
+n_forks, longest = 0, 0.0
+while time.monotonic() < end:
+    start = time.perf_counter()
+    child = os.fork()
+    if child == 0:
+        signal.alarm(120)  # a child that hangs is killed and found out
+        same = np.array_equal(f.transform(X, n_threads=2), expected)
+        if n_forks % 4 == 0:
+            same &= np.array_equal(EmbedFilter.from_matrix(W).components, f.components)
+        os._exit(0 if same else 1)
+    longest = max(longest, time.perf_counter() - start)
+    status = os.waitpid(child, 0)[1]
+    if status:
+        wrong.append(f"child: {status}")
+    n_forks += 1
+    time.sleep(0.01)
+for thread in threads:
+    thread.join()
+print(n_forks, *counts, f"{longest:.2f}", wrong)
+"""
+
+
+def forks(seconds: int = 600) -> str:
+    """Fork while threads transform and fit; each child does too."""
+    done = subprocess.run(
+        [sys.executable, "-W", "ignore", "-c", FORKS, str(seconds)],
+        check=False, capture_output=True, text=True, timeout=seconds + 600,
+    )  # fmt: skip
+    assert done.returncode == 0, done
+    n_forks, many, few, fits, longest, wrong = done.stdout.split(maxsplit=5)
+    assert wrong.strip() == "[]", wrong
+    return (
+        f"{n_forks} forks in {seconds} s, the longest {longest} s, during {many} transforms of"
+        f" many rows, {few} of few and {fits} fits, none wrong, none hung"
+    )
+
+
+RUNS = {
+    run.__name__: run
+    for run in (out_of_core, many_elements, wide, tall, unpickled, shutdown, forks)
+}
 
 if __name__ == "__main__":
     if len(sys.argv) < 2 or sys.argv[1] not in RUNS:

@@ -12,6 +12,7 @@ SMALL = {
     "tall": 20_000,
     "unpickled": 2,
     "shutdown": 4,
+    "forks": 3,
 }
 
 
