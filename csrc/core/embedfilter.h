@@ -139,7 +139,7 @@ ef_status ef_eigh(double *matrix, double *values, size_t d, const int64_t *wante
 
 /* ---- Projection (project.c, quantize.c) --------------------------------- */
 
-enum { EF_THREAD_WORK = 1 << 19 }; /* multiply-adds of a projection that are worth a thread */
+enum { EF_THREAD_WORK = 1 << 18 }; /* multiply-adds of a projection that are worth a thread */
 
 /* A filter's matrix, laid out for the kernels, and its mean. */
 typedef struct ef_filter ef_filter;
