@@ -9,6 +9,7 @@
 #include "core/memory.h"
 #include "core/quantize.h"
 #include "core/rows.h"
+#include "core/trials.h"
 
 #include <stdatomic.h>
 #include <stdlib.h>
@@ -258,12 +259,9 @@ static void project_few(job *j, size_t n_threads) {
     ef_parallel_for(threads_for(work, n_threads), j->x.n_rows, finish_task, &few);
 }
 
-ef_status ef_project(const ef_filter *filter, ef_matrix x, ef_output form, void *out,
-                     size_t n_threads, ef_detail *detail) {
+static ef_status project(const ef_filter *filter, ef_matrix x, ef_output form, void *out,
+                         size_t n_threads, ef_detail *detail) {
     const size_t n = x.n_rows;
-    if (n == 0)
-        return EF_OK;
-    n_threads = threads_for((double)n * (double)filter->d * (double)filter->k, n_threads);
     const bool large = padded_k(filter) * filter->d * sizeof(float) > LARGE_BYTES;
     const bool few = n <= (large ? BLOCK_ROWS : FEW_ROWS);
     job j = {.filter = filter,
@@ -287,4 +285,18 @@ ef_status ef_project(const ef_filter *filter, ef_matrix x, ef_output form, void 
         ef_parallel_for(n_threads, ef_ceil_div(n, j.block_rows), rows_task, &j);
     free(j.scratch);
     return ef_row_status(x, atomic_load(&j.bad_row), detail);
+}
+
+ef_status ef_project(const ef_filter *filter, ef_matrix x, ef_output form, void *out,
+                     size_t n_threads, ef_detail *detail) {
+    if (x.n_rows == 0)
+        return EF_OK;
+    const double per_row = (double)filter->d * (double)filter->k;
+    n_threads = threads_for((double)x.n_rows * per_row, n_threads);
+    if (n_threads == 1)
+        return project(filter, x, form, out, 1, detail);
+    const ef_trial trial = ef_begin_trial(x.n_rows, per_row, n_threads);
+    const ef_status status = project(filter, x, form, out, trial.n_threads, detail);
+    ef_end_trial(&trial);
+    return status;
 }

@@ -1,0 +1,62 @@
+/* Whether threads pay, found out by trying.
+ *
+ * Two threads may be slower than one: two processors can be halves of one core, or stand still in
+ * turns on a machine that others use, and then what a caller sees of its own tasks (threads.c) does
+ * not tell. So of each PERIOD calls of a kind some are made with threads and as many without,
+ * and the rest in the way that was faster. What either way takes is a mean over the last calls, in
+ * which one that was held up counts for no more than a few times the mean. */
+#include "core/trials.h"
+
+#include <math.h>
+#include <stdatomic.h>
+#include <time.h>
+
+enum {
+    PERIOD = 128,
+    TRIED = 4, /* calls in a row each way, the first of which wakes threads and does not count */
+    ROW_KINDS = 16,
+    SIZE_KINDS = 48
+};
+static const double LONG = 1 << 28; /* multiply-adds: some milliseconds */
+static const float OUTLIER = 4, NEW_PART = 0.25F;
+
+/* Nanoseconds for each multiply-add, 0 before there is one. Callers in several threads share it; a
+ * call that one of them overwrites is no loss. */
+typedef struct record {
+    atomic_uint n_calls;
+    _Atomic float alone, shared;
+} record;
+
+static record records[ROW_KINDS][SIZE_KINDS]; /* by the binary logarithms of rows, work of a row */
+
+static long nanoseconds(void) {
+    struct timespec now;
+    clock_gettime(CLOCK_MONOTONIC, &now);
+    return now.tv_sec * 1000000000L + now.tv_nsec;
+}
+
+ef_trial ef_begin_trial(size_t n_rows, double per_row, size_t n_threads) {
+    ef_trial trial = {.n_threads = n_threads, .work = (double)n_rows * per_row};
+    const int rows = ilogb((double)n_rows), size = ilogb(per_row);
+    if (trial.work >= LONG || rows < 0 || rows >= ROW_KINDS || size < 0 || size >= SIZE_KINDS)
+        return trial;
+    record *r = &records[rows][size];
+    const unsigned call = atomic_fetch_add_explicit(&r->n_calls, 1, memory_order_relaxed) % PERIOD;
+    const float alone = r->alone, shared = r->shared;
+    const bool faster_alone = alone > 0 && alone < shared;
+    trial.record = r;
+    trial.counts = call % TRIED > 0 || call >= 2 * TRIED;
+    if (call >= TRIED && (call < 2 * TRIED || faster_alone))
+        trial.n_threads = 1;
+    trial.start = nanoseconds();
+    return trial;
+}
+
+void ef_end_trial(const ef_trial *trial) {
+    record *r = trial->record;
+    if (r == NULL || !trial->counts)
+        return;
+    _Atomic float *mean = trial->n_threads == 1 ? &r->alone : &r->shared;
+    const float old = *mean, took = (float)((double)(nanoseconds() - trial->start) / trial->work);
+    *mean = old <= 0 ? took : old + NEW_PART * (fminf(took, OUTLIER * old) - old);
+}
