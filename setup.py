@@ -47,7 +47,7 @@ def switched_on(name: str) -> bool:
 
 
 class BuildWithOpenBLAS(build_ext):
-    """Copies OpenBLAS to beside the module, and tells the core which file to load for its LAPACK."""
+    """Copies OpenBLAS to beside the module, and tells the core which file to load."""
 
     def build_extension(self, ext: Extension) -> None:
         """Compile and link one extension module."""
