@@ -3,7 +3,7 @@
 Environment variables:
 
 EMBEDFILTER_SYSTEM_OPENBLAS=1
-    Link the system's OpenBLAS, found through pkg-config, instead of shipping a copy.
+    Load the system's OpenBLAS, found through pkg-config, instead of a copy that is shipped.
 EMBEDFILTER_WERROR=1
     Treat the compiler's warnings as errors, as continuous integration does.
 EMBEDFILTER_SANITIZE=address,undefined
@@ -47,15 +47,16 @@ def switched_on(name: str) -> bool:
 
 
 class BuildWithOpenBLAS(build_ext):
-    """Links OpenBLAS and copies it to where the module's relative rpath finds it."""
+    """Copies OpenBLAS to beside the module, and tells the core which file to load."""
 
     def build_extension(self, ext: Extension) -> None:
         """Compile and link one extension module."""
         if switched_on("EMBEDFILTER_SYSTEM_OPENBLAS"):
-            ext.extra_compile_args += _pkg_config("--cflags")
-            ext.extra_link_args += _pkg_config("--libs")
+            file, prefix = _system_openblas(), ""
+            ext.define_macros.append(("OPENBLAS_SYSTEM", None))
         else:
-            self._link_shipped_openblas(ext)
+            file, prefix = self._ship_openblas(ext), "scipy_"
+        ext.define_macros += [("OPENBLAS_FILE", f'"{file}"'), ("OPENBLAS_PREFIX", f'"{prefix}"')]
         super().build_extension(ext)
 
     def copy_extensions_to_source(self) -> None:
@@ -65,21 +66,16 @@ class BuildWithOpenBLAS(build_ext):
             for file in Path(self.build_lib, "embedfilter").glob(pattern):
                 shutil.copy2(file, "embedfilter")
 
-    def _link_shipped_openblas(self, ext: Extension) -> None:
+    def _ship_openblas(self, ext: Extension) -> str:
         import scipy_openblas32 as openblas  # noqa: PLC0415 - a build requirement only
 
         folder = Path(self.get_ext_fullpath(ext.name)).parent
         folder.mkdir(parents=True, exist_ok=True)
         suffix = ".dylib" if sys.platform == "darwin" else ".so"
         name = f"lib{openblas.get_library()}{suffix}"
-        copy = Path(shutil.copy2(Path(openblas.get_lib_dir(), name), folder))
+        shutil.copy2(Path(openblas.get_lib_dir(), name), folder)
         shutil.copy2(_openblas_license(), folder / LICENSE_FILE)
-        if sys.platform == "darwin":
-            subprocess.run(["install_name_tool", "-id", f"@rpath/{copy.name}", copy], check=True)
-        ext.define_macros.append(("BLAS_SYMBOL_PREFIX", "scipy_"))
-        ext.extra_objects.append(str(copy))
-        origin = "@loader_path" if sys.platform == "darwin" else "$ORIGIN"
-        ext.extra_link_args.append(f"-Wl,-rpath,{origin}")
+        return name
 
 
 def _openblas_license() -> Path:
@@ -91,8 +87,16 @@ def _openblas_license() -> Path:
     raise SystemExit(f"{name}: expected a file licenses/LICENSE* in its metadata, found none")
 
 
-def _pkg_config(option: str) -> list[str]:
-    command = ["pkg-config", option, "openblas"]
+def _system_openblas() -> str:
+    """Return the name by which the system's loader finds OpenBLAS."""
+    folder = _output("pkg-config", "--variable=libdir", "openblas")
+    if sys.platform == "darwin":
+        return _output("otool", "-D", f"{folder}/libopenblas.dylib").split()[-1]
+    listed = _output("objdump", "-p", f"{folder}/libopenblas.so").split()
+    return listed[listed.index("SONAME") + 1]
+
+
+def _output(*command: str) -> str:
     try:
         done = subprocess.run(command, check=True, capture_output=True, text=True)
     except (OSError, subprocess.CalledProcessError) as error:
@@ -102,7 +106,7 @@ def _pkg_config(option: str) -> list[str]:
             " (on Debian and Ubuntu: apt install pkg-config libopenblas-dev),"
             f" found for '{shlex.join(command)}': {found}"
         ) from None
-    return shlex.split(done.stdout)
+    return done.stdout.strip()
 
 
 CSRC = Path("csrc")
@@ -128,7 +132,7 @@ setup(
                 *SANITIZE_ARGS,
                 *COVERAGE_ARGS,
             ],
-            extra_link_args=["-pthread", *SANITIZE_ARGS, *COVERAGE_ARGS],
+            extra_link_args=["-pthread", "-ldl", "-lm", *SANITIZE_ARGS, *COVERAGE_ARGS],
         )
     ],
     cmdclass={"build_ext": BuildWithOpenBLAS},

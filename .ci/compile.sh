@@ -1,20 +1,19 @@
 # How the C programs of tests/ are compiled; for `source`, with $python set.
+OPENBLAS=$("$python" -c 'import scipy_openblas32; print(scipy_openblas32.get_lib_dir())')/libscipy_openblas.so
 FLAGS="-std=c11 -D_GNU_SOURCE -fno-tree-vectorize -ffp-contract=off -Wall -Wextra -Werror
-       -pthread -Icsrc"
+       -pthread -Icsrc -DOPENBLAS_FILE=\"$OPENBLAS\" -DOPENBLAS_PREFIX=\"scipy_\""
 ADDRESS_SANITIZER="-fsanitize=address,undefined -fno-sanitize-recover=undefined -g"
 CORE=$(echo csrc/core/*.c)
-WRAP="-Wl,--wrap=malloc,--wrap=posix_memalign,--wrap=pthread_create,--wrap=pthread_mutex_init"
-WRAP="$WRAP,--wrap=scipy_dstedc_"
+WRAP="-Wl,--wrap=malloc,--wrap=posix_memalign,--wrap=pthread_mutex_init"
+WRAP="$WRAP,--wrap=dlopen,--wrap=dlsym -rdynamic"
 
-# compile PROGRAM TEST [FLAG...]: with the whole core and OpenBLAS, for this machine.
+# compile PROGRAM TEST [FLAG...]: with the whole core, which loads OpenBLAS, for this machine.
 compile() {
-    local program=$1 test=$2 openblas wrap=
+    local program=$1 test=$2 wrap=
     shift 2
-    openblas=$("$python" -c 'import scipy_openblas32; print(scipy_openblas32.get_lib_dir())')
     [ "$test" = faults_test.c ] && wrap=$WRAP
     # shellcheck disable=SC2086 # the words of flags and sources
-    gcc $FLAGS -O3 -DBLAS_SYMBOL_PREFIX=scipy_ "$@" $wrap "tests/core/$test" $CORE csrc/kernels/*.c \
-        -L"$openblas" -lscipy_openblas -Wl,-rpath,"$openblas" -lm -o "$program"
+    gcc $FLAGS -O3 "$@" $wrap "tests/core/$test" $CORE csrc/kernels/*.c -ldl -lm -o "$program"
 }
 
 # compile_for COMPILER PROGRAM TEST [FLAG...]: with the kernels only, static, for an emulator.

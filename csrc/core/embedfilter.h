@@ -9,7 +9,7 @@
  *   - sizes are size_t and count elements unless the name ends in _bytes;
  *   - input is only read, output is only written, and the two never overlap;
  *   - n_threads is the number of threads to use, the caller included; the result does
- *     not depend on it, except in the last bits of ef_eigh's;
+ *     not depend on it;
  *   - every function may be called from several threads at once.
  */
 #ifndef EMBEDFILTER_H
@@ -28,13 +28,15 @@ typedef enum ef_status {
     EF_NOT_FINITE,  /* row detail.row of the input holds NaN or infinity */
     EF_OVERFLOW,    /* row detail.row overflows the arithmetic or the output type */
     EF_LAPACK,      /* the LAPACK routine reported detail.count as its info */
+    EF_NO_LIBRARY,  /* OpenBLAS could not be loaded: detail.reason names the file and says why */
     EF_UNAVAILABLE, /* this machine or this build lacks what was asked for */
 } ef_status;
 
 /* Where a fault lies. Meaningful only after a status other than EF_OK. */
 typedef struct ef_detail {
-    size_t row;   /* the first faulty row, counted from 0 */
-    size_t count; /* see the status */
+    size_t row;         /* the first faulty row, counted from 0 */
+    size_t count;       /* see the status */
+    const char *reason; /* see EF_NO_LIBRARY; until the calling thread's next error */
 } ef_detail;
 
 /* One line of English for a status, never NULL. */
@@ -124,16 +126,24 @@ ef_status ef_gram_finish(ef_gram *gram, double *out, size_t n_threads, ef_detail
 
 /* ---- Eigenvectors (eigen.c) --------------------------------------------- */
 
+/* Loads OpenBLAS, whose LAPACK ef_eigh takes, unless it is loaded: nothing else needs it. Of
+ * several threads that come at once one loads it. EF_NO_LIBRARY: it cannot be loaded; the next call
+ * tries again. The process had better not be forked meanwhile: in the child it is EF_NO_LIBRARY. */
+ef_status ef_load_openblas(ef_detail *detail);
+
 /* All eigenvalues and the wanted eigenvectors of a symmetric matrix, by LAPACK's divide and
  * conquer.
  *   matrix   (d, d) float64: the upper triangle is read; then its numbers are lost
  *   values   (d), ascending
  *   wanted   (n_wanted): which eigenvalues' vectors, each under d, in any order
  *   vectors  (n_wanted, d): row i is the unit eigenvector of values[wanted[i]]
+ * The same to the bit for every thread count; between machines the last bits differ, as OpenBLAS
+ * has kernels for each kind of processor.
  * EF_NOT_FINITE: the matrix has NaN or infinity in detail.row; LAPACK, which might not
- * return, does not see it. EF_LAPACK: no convergence. EF_NO_MEMORY.
+ * return, does not see it. EF_OVERFLOW: its norm is no float64. EF_LAPACK: no convergence.
+ * EF_NO_MEMORY. EF_NO_LIBRARY.
  * EF_TOO_LARGE for d or n_wanted > EF_MAX_COLUMNS. A fork in another thread waits for a piece
- * of the work, of which the longest is the tridiagonal matrix's eigenvectors. */
+ * of the work, none of which takes long. */
 ef_status ef_eigh(double *matrix, double *values, size_t d, const int64_t *wanted, size_t n_wanted,
                   double *vectors, size_t n_threads, ef_detail *detail);
 

@@ -14,6 +14,8 @@ const char *ef_status_text(ef_status status) {
         return "a value does not fit the arithmetic or the output type";
     case EF_LAPACK:
         return "the eigenvalue decomposition did not converge";
+    case EF_NO_LIBRARY:
+        return "OpenBLAS could not be loaded";
     case EF_UNAVAILABLE:
         return "not available on this machine";
     }

@@ -21,6 +21,8 @@ PyObject *raise_status(ef_status status, ef_detail detail) {
     }
     case EF_LAPACK:
         return PyErr_Format(PyExc_ArithmeticError, "%s (info %zu)", text, detail.count);
+    case EF_NO_LIBRARY:
+        return PyErr_Format(PyExc_ImportError, "%s: %s", text, detail.reason);
     default:
         return PyErr_Format(PyExc_ValueError, "%s", text);
     }

@@ -17,7 +17,9 @@ PyDoc_STRVAR(eigh_doc,
              "Raises\n------\n"
              "ValueError\n    If the matrix has NaN or infinity, d > 32766, or wanted is not\n"
              "    from 0 to d - 1.\n"
-             "ArithmeticError\n    If LAPACK's iteration did not converge.");
+             "OverflowError\n    If the matrix's norm is no float64.\n"
+             "ArithmeticError\n    If LAPACK's iteration did not converge.\n"
+             "ImportError\n    If OpenBLAS, loaded at the first call, could not be.");
 
 static PyObject *eigh(PyObject *module, PyObject *args) {
     (void)module;
@@ -49,7 +51,12 @@ static PyObject *eigh(PyObject *module, PyObject *args) {
     double *values_data = PyArray_DATA((PyArrayObject *)values);
     double *vectors_data = PyArray_DATA((PyArrayObject *)vectors);
     ef_detail detail = {0};
-    ef_status status;
+    /* With the interpreter held: no thread of Python's may fork meanwhile. */
+    ef_status status = ef_load_openblas(&detail);
+    if (status != EF_OK) {
+        raise_status(status, detail);
+        goto fail;
+    }
     Py_BEGIN_ALLOW_THREADS
     status = ef_eigh(matrix_data, values_data, (size_t)d, ranks, (size_t)shape[0], vectors_data,
                      n_threads, &detail);

@@ -1,14 +1,16 @@
 /* Every allocation of the C core made to fail in turn, without Python: each operation must then say
  * EF_NO_MEMORY, keep nothing (run it under LeakSanitizer), and do its work when called again.
- * Then sizes that do not fit the arithmetic, and a LAPACK that does not converge.
+ * Then an OpenBLAS that cannot be loaded, sizes that do not fit the arithmetic, and a LAPACK that
+ * does not converge.
  *
- * Linked with -Wl,--wrap=... of malloc, posix_memalign, pthread_create, pthread_mutex_init and
- * OpenBLAS's dstedc_: the core's own calls come here, OpenBLAS's do not. A thread that cannot be
- * made is no error: the caller works alone.
+ * Linked with -Wl,--wrap=... of malloc, posix_memalign, pthread_mutex_init, dlopen and dlsym: the
+ * core's own calls come here, OpenBLAS's do not. With -rdynamic both's to pthread_create do: a
+ * thread that cannot be made is no error, the caller works alone.
  */
 #include "core/embedfilter.h"
 #include "core/openblas.h"
 
+#include <dlfcn.h>
 #include <errno.h>
 #include <math.h>
 #include <pthread.h>
@@ -16,21 +18,23 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/wait.h>
+#include <unistd.h>
 
 void *__real_malloc(size_t bytes);
 int __real_posix_memalign(void **memory, size_t alignment, size_t bytes);
-int __real_pthread_create(pthread_t *thread, const pthread_attr_t *attributes, void *(*run)(void *),
-                          void *argument);
+int __real_pthread_mutex_init(pthread_mutex_t *mutex, const pthread_mutexattr_t *attributes);
+void *__real_dlopen(const char *path, int flags);
+void *__real_dlsym(void *library, const char *name);
 void *__wrap_malloc(size_t bytes);
 int __wrap_posix_memalign(void **memory, size_t alignment, size_t bytes);
-int __wrap_pthread_create(pthread_t *thread, const pthread_attr_t *attributes, void *(*run)(void *),
-                          void *argument);
-
-int __real_pthread_mutex_init(pthread_mutex_t *mutex, const pthread_mutexattr_t *attributes);
 int __wrap_pthread_mutex_init(pthread_mutex_t *mutex, const pthread_mutexattr_t *attributes);
+void *__wrap_dlopen(const char *path, int flags);
+void *__wrap_dlsym(void *library, const char *name);
 
 static size_t n_calls, failing; /* the call that fails, counted from 1; 0 for none */
 static bool no_threads;
+static size_t n_threads_asked_for;
 
 static bool fails(void) {
     return ++n_calls == failing;
@@ -44,32 +48,74 @@ int __wrap_posix_memalign(void **memory, size_t alignment, size_t bytes) {
     return fails() ? ENOMEM : __real_posix_memalign(memory, alignment, bytes);
 }
 
-int __wrap_pthread_create(pthread_t *thread, const pthread_attr_t *attributes, void *(*run)(void *),
-                          void *argument) {
-    return no_threads ? EAGAIN : __real_pthread_create(thread, attributes, run, argument);
+int pthread_create(pthread_t *thread, const pthread_attr_t *attributes, void *(*run)(void *),
+                   void *argument) {
+    int (*real)(pthread_t *, const pthread_attr_t *, void *(*)(void *), void *);
+    void *found = __real_dlsym(RTLD_NEXT, "pthread_create");
+    memcpy(&real, &found, sizeof real);
+    n_threads_asked_for++;
+    return no_threads ? EAGAIN : real(thread, attributes, run, argument);
 }
 
 int __wrap_pthread_mutex_init(pthread_mutex_t *mutex, const pthread_mutexattr_t *attributes) {
     return fails() ? ENOMEM : __real_pthread_mutex_init(mutex, attributes);
 }
 
-/* LAPACK's iteration as it is, or as if it had not converged. */
-static bool no_convergence;
+/* LAPACK's iterations as they are, or as if they had not converged. */
+static bool leaf_fails, root_fails;
+static ef_openblas real;
 
-#define REAL_DSTEDC JOIN(__real_, BLAS(dstedc_))
-#define WRAP_DSTEDC JOIN(__wrap_, BLAS(dstedc_))
-void REAL_DSTEDC(const char *compz, const int *n, double *d, double *e, double *z, const int *ldz,
-                 double *work, const int *lwork, int *iwork, const int *liwork, int *info,
-                 size_t compz_length);
-void WRAP_DSTEDC(const char *compz, const int *n, double *d, double *e, double *z, const int *ldz,
-                 double *work, const int *lwork, int *iwork, const int *liwork, int *info,
-                 size_t compz_length);
-void WRAP_DSTEDC(const char *compz, const int *n, double *d, double *e, double *z, const int *ldz,
-                 double *work, const int *lwork, int *iwork, const int *liwork, int *info,
-                 size_t compz_length) {
-    REAL_DSTEDC(compz, n, d, e, z, ldz, work, lwork, iwork, liwork, info, compz_length);
-    if (no_convergence)
+static void dsteqr(const char *compz, const int *n, double *d, double *e, double *z, const int *ldz,
+                   double *work, int *info, size_t compz_length) {
+    real.dsteqr(compz, n, d, e, z, ldz, work, info, compz_length);
+    if (leaf_fails)
         *info = 7;
+}
+
+static void dlaed4(const int *n, const int *i, const double *d, const double *z, double *delta,
+                   const double *rho, double *dlam, int *info) {
+    real.dlaed4(n, i, d, z, delta, rho, dlam, info);
+    if (root_fails)
+        *info = 7;
+}
+
+/* How OpenBLAS is loaded. */
+static bool no_library, forks;
+static const char *no_function = "";
+
+/* The exit status of a child in which OpenBLAS is half loaded. */
+static int half_loaded(void) {
+    ef_detail detail;
+    const pid_t child = fork();
+    if (child == 0)
+        _exit(ef_load_openblas(&detail) == EF_NO_LIBRARY && strstr(detail.reason, "fork") ? 0 : 1);
+    int status = 1;
+    waitpid(child, &status, 0);
+    return status;
+}
+
+void *__wrap_dlopen(const char *path, int flags) {
+    void *library = __real_dlopen(no_library ? "/nowhere/lib.so" : path, flags);
+    if (forks && half_loaded() != 0)
+        exit(1);
+    return library;
+}
+
+void *__wrap_dlsym(void *library, const char *name) {
+    void *found = strcmp(name, no_function) == 0 ? NULL : __real_dlsym(library, name);
+    void (*root)(const int *, const int *, const double *, const double *, double *, const double *,
+                 double *, int *) = dlaed4;
+    void (*leaf)(const char *, const int *, double *, double *, double *, const int *, double *,
+                 int *, size_t) = dsteqr;
+    if (strcmp(name, OPENBLAS_PREFIX "dlaed4_") == 0 && found != NULL) {
+        memcpy(&real.dlaed4, &found, sizeof found);
+        memcpy(&found, &root, sizeof found);
+    }
+    if (strcmp(name, OPENBLAS_PREFIX "dsteqr_") == 0 && found != NULL) {
+        memcpy(&real.dsteqr, &found, sizeof found);
+        memcpy(&found, &leaf, sizeof found);
+    }
+    return found;
 }
 
 enum { N = 300, D = 70, K = 20, TOP = 5, RESULT = D * D };
@@ -104,7 +150,7 @@ static ef_status peeled_gram(double *result) {
     return gram(result, 2);
 }
 
-/* Checked here, and no result: the last bits are OpenBLAS's affair. */
+/* Checked here, and no result: it is the same for each instruction set. */
 static ef_status eigenvectors(double *result) {
     (void)result;
     double symmetric[D * D], destroyed[D * D], values[D], vectors[2 * D];
@@ -188,6 +234,32 @@ static size_t survived(size_t operation) {
     }
 }
 
+/* Whether a decomposition is refused because of OpenBLAS, for which the reason has this word. */
+static bool refused(const char *word) {
+    double one[1] = {1.0}, value[1];
+    ef_detail detail = {0};
+    const ef_status status = ef_eigh(one, value, 1, NULL, 0, NULL, 1, &detail);
+    return status == EF_NO_LIBRARY && strstr(detail.reason, "openblas") != NULL &&
+           strstr(detail.reason, word) != NULL && strchr(detail.reason, '/') == NULL;
+}
+
+/* How many of these went wrong. Loading is tried again after each failure, and needs no threads. */
+static size_t wrong_loading(void) {
+    size_t wrong = 0;
+    ef_detail detail = {0};
+    no_library = true;
+    wrong += !refused("cannot be opened");
+    no_library = false;
+    no_function = OPENBLAS_PREFIX "dlaed4_";
+    wrong += !refused("dlaed4");
+    no_function = "";
+    forks = true;
+    wrong += ef_load_openblas(&detail) != EF_OK || n_threads_asked_for != 0;
+    no_library = true;
+    wrong += ef_load_openblas(&detail) != EF_OK; /* no more */
+    return wrong;
+}
+
 /* Sizes and answers that are errors: how many were not told as they should be. */
 static size_t wrong_refusals(void) {
     size_t wrong = 0;
@@ -201,10 +273,19 @@ static size_t wrong_refusals(void) {
     wrong += ef_eigh(small, small, 0, wanted, 0, small, 1, &detail) != EF_OK;
     wrong += ef_eigh(small, small, many, wanted, 1, small, 1, &detail) != EF_TOO_LARGE;
     wrong += ef_eigh(small, small, 1, wanted, many, small, 1, &detail) != EF_TOO_LARGE;
-    no_convergence = true;
-    wrong += ef_eigh(symmetric, values, D, wanted, 1, vectors, 1, &detail) != EF_LAPACK;
-    wrong += detail.count != 7;
-    no_convergence = false;
+    for (size_t i = 0; i < D * D; i++)
+        symmetric[i] = (double)rows[i] + (double)rows[i % D * D + i / D];
+    for (int part = 0; part < 2; part++) {
+        double destroyed[D * D];
+        memcpy(destroyed, symmetric, sizeof destroyed);
+        leaf_fails = part == 0, root_fails = part == 1;
+        wrong += ef_eigh(destroyed, values, D, wanted, 1, vectors, 1, &detail) != EF_LAPACK;
+        wrong += detail.count != 7;
+    }
+    leaf_fails = root_fails = false;
+    for (size_t i = 0; i < D * D; i++)
+        symmetric[i] = 1e308;
+    wrong += ef_eigh(symmetric, values, D, wanted, 1, vectors, 1, &detail) != EF_OVERFLOW;
     wrong += ef_gram_new(0, NULL, 0, &sum, &detail) != EF_TOO_LARGE;
     wrong += ef_gram_new(many, NULL, 0, &sum, &detail) != EF_TOO_LARGE;
     wrong += ef_gram_new(D, rows, 9, &sum, &detail) != EF_TOO_LARGE;
@@ -233,7 +314,9 @@ int main(void) {
         rows[i] = (float)(state >> 8) * 0x1p-23f - 1.0f;
     }
     basis[0] = basis[D + 1] = 1.0f;
-    size_t failed = 0;
+    no_threads = true;
+    size_t failed = wrong_loading();
+    printf("%zu mistakes when OpenBLAS was loaded\n", failed);
     for (int threads = 0; threads < 2; threads++) {
         no_threads = threads == 0;
         for (size_t isa = 0; isa < ef_isa_count(); isa++) {

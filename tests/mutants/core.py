@@ -11,9 +11,15 @@ __all__ = ["core_mutants"]
 # file, text, what takes its place, what kind of mistake it is
 MISTAKES = [
     ("dequantize.c", "dequantize_q8_0(", "dequantize_q4_0(", "another format's kernel"),
-    ("eigen.c", "(size_t)wanted[i] *", "(size_t)i *", "another eigenvector"),
-    ("eigen.c", '"L", "L", "N"', '"L", "L", "T"', "a rotation turned round"),
-    ("eigen.c", "if (!ef_finite_f64(", "if (d == 0 && !ef_finite_f64(", "infinity reaches LAPACK"),
+    ("eigen.c", "order[wanted[i]]", "order[i]", "another eigenvector"),
+    ("eigen.c", '"L", "N", "F", "C"', '"L", "T", "F", "C"', "reflections in the wrong order"),
+    (
+        "eigen.c",
+        "if (!ef_finite_f64(matrix",
+        "if (d == 0 && !ef_finite_f64(matrix",
+        "infinity reaches LAPACK",
+    ),
+    ("eigen.c", "index * VECTORS * d", "index * d", "vectors turned twice"),
     ("gram.c", "    add_peeled(gram, out, cross);", "", "what was peeled off is lost"),
     ("gram.c", "sum += 0.5 *", "sum += 1.0 *", "a part counted twice"),
     ("gram.c", "J > i ? J : i", "J > i ? J : i + 1", "the diagonal is left out"),
@@ -27,6 +33,8 @@ MISTAKES = [
     ("lens.c", "logit >= atomic_load", "logit < atomic_load", "the worst ones"),
     ("lens.c", "(uint32_t)(lens->n_rows + row)", "(uint32_t)row", "ids begin again"),
     ("lens.c", "if (!isfinite(logit))", "if (false)", "NaN is let through"),
+    ("openblas.c", "    if (confined)\n", "    if (false)\n", "the caller stays on one processor"),
+    ("openblas.c", "atomic_load_explicit(&loaded", "!atomic_load_explicit(&loaded", "not loaded"),
     ("project.c", "f->mean + input", "f->mean", "the mean of the first run taken off all"),
     (
         "project.c",
@@ -73,6 +81,12 @@ MISTAKES = [
         "",
         "workers are left behind",
     ),
+    ("tridiagonal.c", "values[second] -= cut", "values[second] += cut", "halves that do not fit"),
+    ("tridiagonal.c", "            if (i != j)\n", "", "a distance from itself"),
+    ("tridiagonal.c", "values[i] *= scale", "values[i] *= 1.0", "another matrix's eigenvalues"),
+    ("tridiagonal.c", "weights[from] / column", "weights[i] / column", "weights of other poles"),
+    ("tridiagonal.c", "vectors + s->coltyp[0]", "vectors", "the other half's part"),
+    ("tridiagonal.c", "? -1 : 1;", "? 1 : -1;", "eigenvalues that descend"),
     ("threads.c", "    l->taken[slot] = true;", "", "two workers in one slot"),
     ("threads.c", "l.ranges[i].end = n_tasks - left", "l.ranges[i].end = left", "tasks left out"),
 ]

@@ -25,8 +25,8 @@ from kernels import Mutant, kernel_mutants
 
 ROOT = Path(__file__).resolve().parents[2]
 FLAGS = ["-std=c11", "-D_GNU_SOURCE", "-O2", "-fno-tree-vectorize", "-ffp-contract=off"]
-FLAGS += ["-pthread", "-DBLAS_SYMBOL_PREFIX=scipy_", "-Icsrc"]
-BLAS = [f"-L{openblas.get_lib_dir()}", f"-Wl,-rpath,{openblas.get_lib_dir()}", "-lscipy_openblas"]
+FLAGS += ["-pthread", "-Icsrc", '-DOPENBLAS_PREFIX="scipy_"']
+FLAGS += [f'-DOPENBLAS_FILE="{openblas.get_lib_dir()}/libscipy_openblas.so"']
 TESTS = ["tests/core", "tests/arrays", "tests/test_filter.py", "tests/test_threads.py"]
 SECONDS = 600  # a test that hangs has noticed too
 
@@ -72,7 +72,7 @@ class Workplace:
     def link(self, compiler: str, kind: str, program: str | Path, *flags: str) -> bool:
         """Link all objects of a kind."""
         objects = sorted((self.folder / "objects" / kind).glob("*.o"))
-        return self.run(compiler, *objects, "-pthread", *flags, "-lm", "-o", program) == 0
+        return self.run(compiler, *objects, "-pthread", *flags, "-ldl", "-lm", "-o", program) == 0
 
 
 def sources(folder: Path, pattern: str) -> list[str]:
@@ -134,8 +134,8 @@ class Core:
         """Tell whether all tests are content."""
         module = f"embedfilter/_core{sysconfig.get_config_var('EXT_SUFFIX')}"
         program = self.place.folder / "tsan"
-        if not self.place.link("gcc", "module", module, "-shared", *BLAS) or not self.place.link(
-            "gcc", "tsan", program, "-fsanitize=thread", *BLAS
+        if not self.place.link("gcc", "module", module, "-shared") or not self.place.link(
+            "gcc", "tsan", program, "-fsanitize=thread"
         ):
             raise RuntimeError("expected the objects to link, found that they do not")
         machine = os.uname().machine
