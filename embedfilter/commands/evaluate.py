@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import click
+import numpy as np
 
 from embedfilter.commands.common import (
     CHECKPOINT,
@@ -24,6 +25,8 @@ from embedfilter.files.lines import read_labels, read_table, read_texts
 
 __all__ = ["evaluate"]
 
+# Unit vectors of float16 are off by less.
+_UNIT = 1e-2
 _Table = list[dict[str, Any]]
 
 
@@ -80,6 +83,12 @@ def _integers(ctx: click.Context, option: click.Parameter, value: str | None) ->
     help="Compare at these.  [default: d, d/2, d/4, d/8]",
 )
 @click.option("-k", type=int, default=10, show_default=True, help="Of nDCG, recall and neighbours.")
+@click.option(
+    "--vocabulary",
+    is_flag=True,
+    help="Compare the filter calibrated on words of MODEL's vocabulary, too, in --template: about a"
+    " minute. With --encode-with it always is.",
+)
 @click.option("-o", "--output", type=PATH, help="Write an HTML page to this file, too.")
 @json_option
 def evaluate(
@@ -90,6 +99,7 @@ def evaluate(
     output: Path | None,
     column: str | None,
     key: str | None,
+    vocabulary: bool,
     as_json: bool,
     pairs_file: Path | None,
     labels_file: Path | None,
@@ -118,6 +128,8 @@ def evaluate(
         raise EmbedFilterError(
             f"--filter, --model: expected one of them, found {filter_file} and {model}"
         )
+    if vocabulary and model is None and encode_with is None:
+        raise EmbedFilterError("--vocabulary: expected --model with it, found none")
     source = model if filter_file is None else EmbedFilter.load(filter_file)
     read: Any = (
         functools.partial(read_rows, column=column, key=key)
@@ -133,12 +145,25 @@ def evaluate(
         judged["queries"] = read(queries_file)
     if qrels_file is not None:
         judged["qrels"] = _read_qrels(qrels_file)
+    X = read(embeddings)
+    words = None
+    if vocabulary and model is not None and encode_with is None:
+        from embedfilter.integrations.encoder import vocabulary_sample  # noqa: PLC0415
+
+        words = vocabulary_sample(
+            model, template=options["template"], normalize=_are_unit(X), progress=True
+        )
     found = evaluation.evaluate(
-        read(embeddings), source, encode_with=encode_with, **judged, **options
+        X, source, encode_with=encode_with, words=words, progress=True, **judged, **options
     )
     if output is not None:
         found.save_html(output)
     print_text(found.to_json() if as_json else str(found))
+
+
+def _are_unit(X: Any) -> bool:
+    lengths = np.linalg.norm(np.asarray(X[:64], np.float64), axis=1)
+    return bool(np.abs(lengths - 1).max() < _UNIT)
 
 
 def _column(path: Path, table: _Table, name: str) -> list[float]:

@@ -2,23 +2,35 @@
 
 from __future__ import annotations
 
+import dataclasses
+import os
 import warnings
 from collections.abc import Iterator, Sequence
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
+from tqdm import tqdm
 
 try:
     import scipy  # noqa: F401
     import sklearn  # noqa: F401
+    from threadpoolctl import threadpool_limits
 except ImportError as error:
     raise ImportError(
         "evaluating needs scikit-learn and SciPy: pip install 'embedfilter[evaluate]'"
     ) from error
 
 from embedfilter.evaluation.findings import Result
-from embedfilter.evaluation.inputs import as_dimensions, as_filters, as_source, as_task, encoded
+from embedfilter.evaluation.inputs import (
+    as_dimensions,
+    as_filters,
+    as_source,
+    as_task,
+    as_words,
+    encoded,
+)
 from embedfilter.evaluation.measures import Measure
 from embedfilter.evaluation.methods import NO_FILTER, Method, all_methods
 from embedfilter.evaluation.report import Evaluation
@@ -29,8 +41,10 @@ from embedfilter.evaluation.verdicts import (
     Advice,
     Key,
     advise,
+    command_for,
     compare,
 )
+from embedfilter.filter import EmbedFilter
 
 __all__ = ["Evaluation", "Result", "evaluate"]
 
@@ -55,11 +69,14 @@ def evaluate(
     base: Any = None,
     dimensions: Sequence[int] | None = None,
     k: int = 10,
+    words: Any = None,
+    progress: bool = False,
 ) -> Evaluation:
     """Compare a filter with its alternatives on embeddings of one's own.
 
     At each number of dimensions: no filter, the filter, first coordinates, random directions,
-    PCA, whitening, mean removal, all-but-the-top, and the calibrated filter. The rows are split
+    PCA, whitening, mean removal, all-but-the-top, and the filter calibrated on rows and on the
+    model's vocabulary. The rows are split
     in two halves; what is fitted to data is fitted on one and scored on the other, both ways,
     and every method is scored on the same rows. The same arguments give the same result.
 
@@ -93,6 +110,11 @@ def evaluate(
         By default d, d/2, d/4 and d/8.
     k : int
         Of nDCG, recall and, with nothing to judge by, the neighbours compared.
+    words : (n, d) array-like, optional
+        What `embedfilter.vocabulary_sample` returns for the model, normalised if X is; with
+        `encode_with` they are embedded besides the texts.
+    progress : bool
+        Show a progress bar on standard error.
 
     Returns
     -------
@@ -113,7 +135,10 @@ def evaluate(
     if base is not None:
         source = as_source(base, source, encode_with)
     if encode_with is not None:
-        X, queries = encoded(X, queries, encode_with, template)
+        X, queries, of_model = encoded(
+            X, queries, encode_with, template, progress=progress, with_words=words is None
+        )
+        words = of_model if words is None else words
         source = encode_with if source is None else source
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
@@ -131,14 +156,37 @@ def evaluate(
     notes = [message for message, _ in told]
 
     scored: dict[Key, dict[str, list[Measure]]] = {}
-    methods = all_methods(d, filters)
+    methods = all_methods(d, filters, as_words(words, d) if filters else None)
     notes += _too_few_rows(methods, wanted, side)
-    for half in (False, True):
-        for method, k_kept, measures in _score_half(task, methods, wanted, side, half):
-            of_method = scored.setdefault((method.name, k_kept), {})
-            for name, measure in measures.items():
-                of_method.setdefault(name, []).append(measure)
-    return _summary(task, scored, list(filters), notes)
+    n_steps = 2 * sum(len(_possible(method, wanted, side)) for method in methods)
+    # Many small products: more threads only wait for one another.
+    with threadpool_limits(1), tqdm(total=n_steps, unit=" fits", disable=not progress) as bar:
+        for half in (False, True):
+            for method, k_kept, measures in _score_half(task, methods, wanted, side, half):
+                of_method = scored.setdefault((method.name, k_kept), {})
+                for name, measure in measures.items():
+                    of_method.setdefault(name, []).append(measure)
+                bar.update()
+    found = _summary(task, scored, list(filters), notes)
+    if found.advice.method is None:
+        return found
+    command = command_for(
+        found.advice.method,
+        list(filters.values())[-1].kind,
+        *_origin(source),
+        template=template,
+    )
+    return dataclasses.replace(found, advice=dataclasses.replace(found.advice, command=command))
+
+
+def _origin(source: Any) -> tuple[str, str]:
+    """Return the checkpoint, and the filter's file: one is "", if the other was given."""
+    from embedfilter.files.filter_file import is_filter_file  # noqa: PLC0415 - light import
+
+    if isinstance(source, (str, os.PathLike)):
+        name = os.fspath(source)
+        return ("", name) if is_filter_file(Path(name)) else (name, "")
+    return ("", "FILTER") if isinstance(source, EmbedFilter) else ("MODEL", "")
 
 
 def _score_half(
@@ -146,8 +194,9 @@ def _score_half(
 ) -> Iterator[tuple[Method, int, dict[str, Measure]]]:
     """Score one half of the rows by methods fitted on the other."""
     scored = side == half
+    rows = task.X[~scored]
     for method in methods:
-        apply = method.fit(task.X[~scored])
+        apply = method.fit(rows)
         for k in _possible(method, wanted, side):
             unit = unit_rows(apply(task.X, k))
             yield method, k, task.score(unit, ~scored, scored, int(half))

@@ -60,6 +60,11 @@ class Findings:
         """The recommendation, in words."""
         return self.advice.text
 
+    def best(self) -> str:
+        """Return which method is best at each number of dimensions, in words."""
+        chosen = sorted(self.advice.best.items(), reverse=True)
+        return f"Best at each size: {', '.join(f'{name} at {k}' for k, name in chosen)}."
+
     @property
     def measures(self) -> list[str]:
         """The names of the measures."""
@@ -110,6 +115,10 @@ class Findings:
             for row in table
         ]
         notes = [f"Note: {note}." for note in self.notes]
-        return "\n".join([*lines, "", self.legend(), *notes, "", self.recommendation])
+        said = [self.best()] if self.advice.best else []
+        command = [f"  {self.advice.command}"] if self.advice.command else []
+        return "\n".join(
+            [*lines, "", self.legend(), *notes, *said, "", self.recommendation, *command]
+        )
 
     __repr__ = __str__  # what is typed at a prompt shows itself as a table

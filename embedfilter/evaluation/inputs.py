@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 from typing import Any
 
@@ -9,12 +10,14 @@ import numpy as np
 from numpy.typing import NDArray
 
 from embedfilter.arrays.embeddings import as_embeddings, bad_rows_message
+from embedfilter.arrays.vocabulary_sample import VocabularySample, description_of
 from embedfilter.checkpoints.base_head import open_for
 from embedfilter.evaluation.tasks import Labels, Pairs, Relevance, Space, Task
+from embedfilter.files.messages import source_name
 from embedfilter.filter import EmbedFilter
 from embedfilter.fitting.kinds import check_n_components
 
-__all__ = ["as_dimensions", "as_filters", "as_source", "as_task", "encoded"]
+__all__ = ["as_dimensions", "as_filters", "as_source", "as_task", "as_words", "encoded"]
 
 _Rows = NDArray[np.float32]
 # Kinds of filter that are compared, where a model is given.
@@ -50,8 +53,13 @@ def as_task(
     return Space(rows, k)
 
 
-def encoded(X: Any, queries: Any, model: Any, template: str) -> tuple[Any, Any]:
-    """Return the embeddings of texts, X and queries, by a causal language model, unfiltered."""
+def encoded(
+    X: Any, queries: Any, model: Any, template: str, *, progress: bool, with_words: bool
+) -> tuple[Any, Any, Any]:
+    """Return embeddings of texts, X and queries, and perhaps of its words, by a language model.
+
+    Unfiltered. Words are None where its vocabulary has none.
+    """
     lists = X if isinstance(X, tuple) else (X,)
     for name, texts in (*(("X", texts) for texts in lists), ("queries", queries)):
         if texts is not None and (
@@ -59,13 +67,34 @@ def encoded(X: Any, queries: Any, model: Any, template: str) -> tuple[Any, Any]:
         ):
             raise TypeError(f"{name}: expected a list of texts to encode, found {type(texts)}")
     from embedfilter.integrations.encoder import encoder  # noqa: PLC0415 - it needs an extra
+    from embedfilter.integrations.vocabulary_words import (  # noqa: PLC0415
+        N_WORDS,
+        embedded_words,
+        vocabulary_words,
+    )
 
     embed = encoder(model, template=template, ratio=1, normalize=False)
-    rows = tuple(embed.encode(list(texts)) for texts in lists)
-    return (
-        rows if isinstance(X, tuple) else rows[0],
-        None if queries is None else embed.encode(list(queries)),
-    )
+    rows = tuple(embed.encode(list(texts), show_progress_bar=progress) for texts in lists)
+    found = None if queries is None else embed.encode(list(queries), show_progress_bar=progress)
+    words = None
+    if with_words and len(vocabulary_words(embed.tokenizer)) >= _LEAST_ROWS:
+        words = embedded_words(
+            embed,
+            N_WORDS,
+            of=source_name(os.fspath(model)),
+            template=template,
+            batch_size=32,
+            progress=progress,
+        )
+    return rows if isinstance(X, tuple) else rows[0], found, words
+
+
+def as_words(words: Any, d: int) -> _Rows | None:
+    """Return embeddings of words of the vocabulary, checked, described as they were; or None."""
+    if words is None:
+        return None
+    rows = _rows(words, "words", d)
+    return VocabularySample.of(rows, description_of(words) or f"{len(rows)} words")
 
 
 def as_source(base: Any, source: Any, model: Any) -> Any:
@@ -92,7 +121,11 @@ def as_filters(source: Any, d: int, dimensions: list[int]) -> dict[str, EmbedFil
                 f" found rows of {d}"
             )
     # A filter that keeps all is a rotation: no filter.
-    return {f.kind: f.truncate(min(f.n_components, d - 1)) for f in filters if d > 1}
+    return {
+        f.kind if f.mean is None else f"calibrated {f.kind}": f.truncate(min(f.n_components, d - 1))
+        for f in filters
+        if d > 1
+    }
 
 
 def _load_filters(source: Any, widest: int) -> list[EmbedFilter]:

@@ -64,6 +64,13 @@ def _drawn(n: int, seed: int) -> NDArray[np.int64]:
     return np.random.default_rng([n, seed]).integers(0, n, (N_DRAWS, n))
 
 
+@functools.lru_cache(maxsize=8)
+def _counts(n: int, seed: int) -> NDArray[np.float64]:
+    """Return how often each draw takes each of n items, (N_DRAWS, n)."""
+    places = _drawn(n, seed) + n * np.arange(N_DRAWS)[:, np.newaxis]
+    return np.bincount(places.reshape(-1), minlength=N_DRAWS * n).reshape(N_DRAWS, n).astype(float)
+
+
 def mean_of(values: NDArray[Any], seed: int) -> Measure:
     """Measure the mean of one value for each item."""
     values = np.asarray(values, np.float64)
@@ -124,9 +131,7 @@ def classifier_accuracy(
 def v_measure(unit: _Rows, labels: NDArray[np.int64], seed: int) -> Measure:
     """Measure how k-means clusters, as many as there are labels, agree with the labels."""
     n_labels = len(np.unique(labels))
-    drawn = _drawn(len(labels), seed)
-    counts = np.zeros((N_DRAWS, len(labels)))
-    np.add.at(counts, (np.arange(N_DRAWS)[:, np.newaxis], drawn), 1)
+    counts = _counts(len(labels), seed)
     values, draws = [], []
     for start in range(N_KMEANS):
         with warnings.catch_warnings():

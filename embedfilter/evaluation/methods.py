@@ -6,20 +6,23 @@ dimensions k to rows (n, k).
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
-from sklearn.decomposition import PCA
+from scipy.linalg import eigh
 
 from embedfilter.filter import EmbedFilter
 
-__all__ = ["CALIBRATED", "CONTROLS", "NO_FILTER", "PCA_NAME", "Method", "all_methods"]
+__all__ = ["CALIBRATED", "CONTROLS", "NO_FILTER", "PCA_NAME", "VOCABULARY", "Method", "all_methods"]
 
 NO_FILTER = "no filter"
 PCA_NAME = "PCA"
 CALIBRATED = "calibrated"
+VOCABULARY = "vocabulary"
 # Ways to cut dimensions that cost nothing and know nothing.
 CONTROLS = ("first coordinates", "random directions")
 
@@ -60,16 +63,28 @@ class Method:
         return [k for k in wanted if k <= self.most]
 
 
-def all_methods(d: int, filters: dict[str, EmbedFilter]) -> list[Method]:
+def all_methods(
+    d: int, filters: dict[str, EmbedFilter], words: _Rows | None = None
+) -> list[Method]:
     """Return the methods for rows of width d, "no filter" first.
 
     Parameters
     ----------
     d : int
     filters : dict
-        Filters to compare, by name; none of them keeps all d dimensions.
+        Filters to compare, by name; none of them keeps all d dimensions. The last is calibrated,
+        unless it is already.
+    words : (n, d) float32, optional
+        The vocabulary's, to calibrate it on.
     """
     base = _to_calibrate(d, filters)
+    calibrations = []
+    if base.mean is None:
+        size = base.n_components
+        calibrations = [Method(CALIBRATED, lambda X: _filtered(base.calibrate(X)), size)]
+        if words is not None:
+            of_words = _filtered(base.calibrate(words))
+            calibrations.append(Method(VOCABULARY, lambda _: of_words, size))
     return [
         Method(NO_FILTER, lambda _: lambda Z, k: Z, d, keeps_all=True),
         *(
@@ -83,7 +98,7 @@ def all_methods(d: int, filters: dict[str, EmbedFilter]) -> list[Method]:
         Method("whitening", _whitening, d, needs_rows=True),
         Method("mean removal", _mean_removal, d, keeps_all=True),
         Method("all-but-the-top", _all_but_the_top, d, keeps_all=True),
-        Method(CALIBRATED, lambda X: _filtered(base.calibrate(X)), base.n_components),
+        *calibrations,
     ]
 
 
@@ -99,29 +114,64 @@ def _filtered(f: EmbedFilter) -> _Map:
     return lambda Z, k: f.transform(Z, normalize=False)[:, :k]
 
 
+@functools.lru_cache(maxsize=1)
 def _random_directions(d: int) -> _Map:
     gauss = np.random.default_rng(_SEED).standard_normal((d, d))
     directions = np.linalg.qr(gauss)[0].astype(np.float32)
     return lambda Z, k: Z @ directions[:, :k]
 
 
-def _principal(X: _Rows) -> PCA:
-    return PCA(svd_solver="full").fit(X)
+class _Principal(NamedTuple):
+    """Mean (d,), principal axes (d, d) in rows and variances (d,), descending, of rows."""
+
+    mean: _Rows
+    axes: _Rows
+    variances: NDArray[np.float64]
+
+
+class _Key:
+    """An array, the same as itself alone."""
+
+    def __init__(self, X: _Rows) -> None:
+        self.X = X
+
+    def __hash__(self) -> int:
+        return id(self.X)
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, _Key) and self.X is other.X
+
+
+def _principal(X: _Rows) -> _Principal:
+    return _axes_of(_Key(X))
+
+
+@functools.lru_cache(maxsize=1)  # three methods fit the same rows
+def _axes_of(key: _Key) -> _Principal:
+    wide = key.X.astype(np.float64)
+    mean = wide.mean(axis=0)
+    wide -= mean
+    # Of d x d products, several times quicker than the rows' singular value decomposition.
+    variances, axes = eigh(wide.T @ wide / max(1, len(wide) - 1))
+    return _Principal(
+        mean.astype(np.float32),
+        axes[:, ::-1].T.astype(np.float32),
+        np.maximum(variances[::-1], 0),
+    )
 
 
 def _pca(X: _Rows) -> _Map:
-    pca = _principal(X)
-    return lambda Z, k: (Z - pca.mean_) @ pca.components_[:k].T
+    mean, axes, _ = _principal(X)
+    return lambda Z, k: (Z - mean) @ axes[:k].T
 
 
 def _whitening(X: _Rows) -> _Map:
-    pca = _principal(X)
-    variance = pca.explained_variance_
-    has_some = variance > _NO_VARIANCE * variance[0]
-    scale = np.zeros_like(variance)
-    scale[has_some] = 1 / np.sqrt(variance[has_some])
-    directions = pca.components_ * scale[:, np.newaxis]
-    return lambda Z, k: (Z - pca.mean_) @ directions[:k].T
+    mean, axes, variances = _principal(X)
+    has_some = variances > _NO_VARIANCE * variances[0]
+    scale = np.zeros_like(variances)
+    scale[has_some] = 1 / np.sqrt(variances[has_some])
+    directions = (axes * scale[:, np.newaxis]).astype(np.float32)
+    return lambda Z, k: (Z - mean) @ directions[:k].T
 
 
 def _mean_removal(X: _Rows) -> _Map:
@@ -131,11 +181,11 @@ def _mean_removal(X: _Rows) -> _Map:
 
 def _all_but_the_top(X: _Rows) -> _Map:
     """Mu and Viswanath, arXiv 1702.01417: the mean and d/100 principal directions go."""
-    pca = _principal(X)
-    top = pca.components_[: max(1, X.shape[1] // 100)]
+    mean, axes, _ = _principal(X)
+    top = axes[: max(1, X.shape[1] // 100)]
 
     def remove(Z: _Rows, _: int) -> _Rows:
-        centred = Z - pca.mean_
+        centred = Z - mean
         return np.asarray(centred - (centred @ top.T) @ top)
 
     return remove

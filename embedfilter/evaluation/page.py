@@ -55,9 +55,11 @@ def fragment(found: Findings) -> str:
     return (
         f'<div class="embedfilter"><style>{_STYLE}</style>'
         f'<p class="advice">{escape(found.recommendation)}</p>'
-        f"<table><thead><tr>{''.join(f'<th>{escape(cell)}</th>' for cell in header)}</tr></thead>"
+        + (f"<p><code>{escape(found.advice.command)}</code></p>" if found.advice.command else "")
+        + f"<table><thead><tr>{''.join(f'<th>{escape(cell)}</th>' for cell in header)}</tr></thead>"
         f"<tbody>{''.join(lines)}</tbody></table>"
-        f'<p class="small">{escape(found.legend())}</p>'
+        f'<p class="small">{escape(found.legend())}'
+        f"{' ' + escape(found.best()) if found.advice.best else ''}</p>"
         + "".join(f'<p class="small">Note: {escape(note)}.</p>' for note in found.notes)
         + "</div>"
     )

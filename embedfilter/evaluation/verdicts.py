@@ -2,13 +2,20 @@
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Iterable
 from dataclasses import dataclass
 
 import numpy as np
 
 from embedfilter.evaluation.measures import Measure
-from embedfilter.evaluation.methods import CALIBRATED, CONTROLS, NO_FILTER, PCA_NAME
+from embedfilter.evaluation.methods import (
+    CALIBRATED,
+    CONTROLS,
+    NO_FILTER,
+    PCA_NAME,
+    VOCABULARY,
+)
 
 __all__ = [
     "BETTER",
@@ -20,6 +27,7 @@ __all__ = [
     "Figure",
     "Key",
     "advise",
+    "command_for",
     "compare",
     "format_share",
 ]
@@ -67,11 +75,17 @@ class Advice:
         was none, or nothing to judge it by.
     best : dict
         The method to take by number of dimensions.
+    method : tuple of str and int, optional
+        The filter that is recommended, and its number of dimensions.
+    command : str
+        What makes that filter, in a shell.
     """
 
     text: str
     use_filter: bool | None
     best: dict[int, str]
+    method: Key | None = None
+    command: str = ""
 
 
 def compare(ours: Measure, theirs: Measure, *, is_judged: bool) -> Figure:
@@ -96,7 +110,8 @@ def advise(scores: dict[Key, Measure], filters: Iterable[str], measure: str) -> 
     """Recommend methods from their scores.
 
     A filter is recommended where it is better than no filter, or not worse and better than
-    every way to cut dimensions that knows nothing, and PCA is not better than it.
+    every way to cut dimensions that knows nothing, and PCA is not better than it; one that was
+    calibrated on rows where it is not worse than no filter, and better than PCA on the same rows.
 
     Parameters
     ----------
@@ -109,26 +124,57 @@ def advise(scores: dict[Key, Measure], filters: Iterable[str], measure: str) -> 
     """
     filters = list(filters)
     judge = _Judge(scores)
-    best = judge.best(filters)
-    alone = [key for key in scores if key[0] in filters and judge.helps(*key)]
-    calibrated = [key for key in scores if filters and key[0] == CALIBRATED and judge.helps(*key)]
-
-    said = []
-    if alone:
-        key = max(alone, key=lambda key: scores[key].value)
-        said.append(f"Use the {key[0]} filter here: {judge.sentence(*key, measure)}.")
-    elif filters:
-        said.append(
-            f"Do not use the {' or the '.join(filters)} filter here"
-            f"{' by itself' if calibrated else ''}: at no dimension is it better than no filter,"
-            " or as good and better than cutting dimensions without it."
+    ours = [*filters, VOCABULARY, CALIBRATED] if filters else []
+    best = judge.best(ours)
+    helping = [key for key in scores if key[0] in ours and judge.helps(*key)]
+    if helping:
+        key = max(helping, key=lambda key: scores[key].value)
+        best[key[1]] = key[0]
+        what = {VOCABULARY: f"{filters[-1]} filter, calibrated on the model's vocabulary,",
+                CALIBRATED: f"{filters[-1]} filter, calibrated on your embeddings,"}.get(
+            key[0], f"{key[0]} filter"
+        )  # fmt: skip
+        return Advice(f"Use the {what} here: {judge.sentence(*key, measure)}.", True, best, key)
+    if filters:
+        text = (
+            f"Do not use the {' or the '.join(filters)} filter here: at no dimension is it better"
+            " than no filter, or as good and better than cutting dimensions without it."
         )
-    if calibrated:
-        key = max(calibrated, key=lambda key: scores[key].value)
-        said.append(f"Calibrated, it is better than PCA: {judge.sentence(*key, measure)}.")
+        return Advice(text, False, best)
     chosen = [judge.sentence(name, k, measure) for k, name in sorted(best.items(), reverse=True)]
-    said.append(f"Best here: {'; '.join(chosen)}.")
-    return Advice(" ".join(said), bool(alone or calibrated) if filters else None, best)
+    return Advice(f"Best here: {'; '.join(chosen)}.", None, best)
+
+
+def command_for(key: Key, kind: str, source: str, filter_file: str, template: str) -> str:
+    """Return the command that makes the filter that is recommended.
+
+    Parameters
+    ----------
+    key : tuple
+        The method, and its number of dimensions.
+    kind : str
+        Of the filter that is calibrated.
+    source : str
+        The checkpoint; "" if a filter was given.
+    filter_file : str
+        The file of that filter.
+    template : str
+        Of the embeddings, where they are known to be of a model.
+    """
+    name, k = key
+    fit = f"embedfilter fit {shlex.quote(source)} --kind"
+    if name not in (CALIBRATED, VOCABULARY):
+        if source:
+            return f"{fit} {name} --components {k} -o {name}.safetensors"
+        return f"embedfilter apply {shlex.quote(filter_file)} EMBEDDINGS OUT --components {k}"
+    first = f"{fit} {kind} -o {kind}.safetensors && " if source else ""
+    sample = (
+        f"--vocabulary {shlex.quote(source or 'MODEL')} --template {template}"
+        if name == VOCABULARY
+        else "EMBEDDINGS"
+    )
+    of = f"{kind}.safetensors" if source else shlex.quote(filter_file)
+    return f"{first}embedfilter calibrate {of} {sample} --components {k} -o calibrated.safetensors"
 
 
 class _Judge:
@@ -158,14 +204,15 @@ class _Judge:
             return self.beats(name, PCA_NAME, k)
         return verdict == BETTER or all(self.beats(name, control, k) for control in CONTROLS)
 
-    def best(self, filters: list[str]) -> dict[int, str]:
+    def best(self, ours: list[str]) -> dict[int, str]:
         """Return the best method for each dimension.
 
-        Filters only where they help; instead of no filter only what is surely better.
+        Filters, calibrated or not, only where they help; instead of no filter only what is
+        surely better.
         """
         found: dict[int, str] = {}
         for name, k in self.scores:
-            if name in CONTROLS or (name in filters and not self.helps(name, k)):
+            if name in CONTROLS or (name in ours and not self.helps(name, k)):
                 continue
             if k == self.d and name != self.base and self.against_none(name, k).verdict != BETTER:
                 continue

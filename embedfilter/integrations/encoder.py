@@ -27,10 +27,12 @@ except ImportError as error:
         'pip install "embedfilter[encode]"'
     ) from error
 
+from embedfilter.checkpoints.base_head import open_for
+from embedfilter.errors import warn_user
 from embedfilter.files.endings import GGUF, ending
 from embedfilter.files.messages import source_name
 from embedfilter.filter import EmbedFilter, as_filter
-from embedfilter.fitting.kinds import check_n_components
+from embedfilter.fitting.kinds import check_n_components, resolve_n_components
 from embedfilter.integrations.sentence_transformers import append_filter, check_matrix
 from embedfilter.integrations.vocabulary_words import N_WORDS, embedded_words
 
@@ -43,7 +45,7 @@ TEMPLATES = {
 """The text that a model reads, by the name of the template."""
 
 _MAX_TOKENS = 512  # of a text
-_MOST_WORDS = 1_000_000  # of a vocabulary
+_LEAST_WORDS, _MOST_WORDS = 2, 1_000_000  # of a vocabulary
 _DTYPES = ("float32", "float16", "bfloat16")
 
 
@@ -78,19 +80,40 @@ class TemplateTransformer(Transformer):  # type: ignore[misc]  # untyped
         texts = [self._shortened((prompt or "") + _text(given)) for given in inputs]
         template = TEMPLATES[self.template]
         prompts = [template.replace("{text}", text) for text in texts]
-        encoded = self.tokenizer(
-            prompts, padding=True, return_tensors="pt", return_offsets_mapping=True
-        )
-        features = {name: encoded[name] for name in ("input_ids", "attention_mask")}
+        features, ends = self._tokens(prompts)
         if "position_ids" in inspect.signature(self.model.forward).parameters:
             positions = features["attention_mask"].cumsum(dim=1) - 1
             features["position_ids"] = positions.clamp(min=0)
         if self.template == "echo":
             # The space before the copy belongs to its first token, so a token is told by its end.
             starts = torch.tensor([len(p) - len(t) for p, t in zip(prompts, texts, strict=True)])
-            ends = encoded["offset_mapping"][:, :, 1]
-            features["second_copy"] = features["attention_mask"] * (ends > starts[:, None])
+            second = features["attention_mask"] * (ends > starts[:, None])
+            if not (has_some := second.any(dim=1)).all():
+                warn_user(
+                    "sentences: found an empty text, which has no second copy: its embedding is"
+                    " the state of the template's last token"
+                )
+                second[~has_some, -1] = 1
+            features["second_copy"] = second
         return features
+
+    def _tokens(self, prompts: list[str]) -> tuple[dict[str, torch.Tensor], torch.Tensor]:
+        """Return ids and mask of prompts, and where tokens end in them: each (n, tokens).
+
+        What a tokenizer puts behind a text, such as the end of a sequence, is left out: the state
+        of the template's own last token is asked for.
+        """
+        encoded = self.tokenizer(prompts, return_offsets_mapping=True, verbose=False)
+        ends = [[end for _, end in offsets] for offsets in encoded["offset_mapping"]]
+        lengths = [max(i + 1 for i, end in enumerate(row) if end) for row in ends]
+        shape = (len(prompts), max(lengths))
+        ids = torch.full(shape, self.tokenizer.pad_token_id)
+        mask, of_ends = torch.zeros(2, *shape, dtype=torch.long)
+        for row, n in enumerate(lengths):
+            ids[row, -n:] = torch.tensor(encoded["input_ids"][row][:n])
+            of_ends[row, -n:] = torch.tensor(ends[row][:n])
+            mask[row, -n:] = 1
+        return {"input_ids": ids, "attention_mask": mask}, of_ends
 
     def forward(self, features: dict[str, Any], **kwargs: Any) -> dict[str, Any]:
         """Add the states of all tokens, and leave the mask of those to pool."""
@@ -192,16 +215,16 @@ def encoder(
         raise ValueError("filter: expected one that is not calibrated yet, found a calibrated one")
     k = None if filter is None else filter.n_components
     if is_fitted:
-        source = model if base is None else base
         kind = kind or ("edge" if calibrate is None else "late")
-        options: dict[str, Any] = {"kind": kind, "revision": revision if base is None else None}
+        of_source: dict[str, Any] = {"base": base, "revision": revision if base is None else None}
+        with open_for(model, **of_source) as W:
+            d = W.shape[1]
+        k = resolve_n_components(d, ratio=ratio, n_components=n_components, kind=kind)
+        # Principal axes are looked for among more directions than are kept.
+        most = k if calibrate is None else max(k, d // 2)
         filter = EmbedFilter.from_checkpoint(  # noqa: A001
-            source, ratio=ratio, n_components=n_components, **options
+            model, n_components=most, kind=kind, **of_source
         )
-        k = filter.n_components
-        if calibrate is not None and k < filter.n_features_in // 2:
-            # Principal axes are looked for among more directions than are kept.
-            filter = EmbedFilter.from_checkpoint(source, ratio=2, **options)  # noqa: A001
     if filter is not None and (base is not None or not is_fitted):
         check_matrix(filter, model, os.fspath(model), revision=revision)
     result = _unfiltered(model, template, device, dtype, revision)
@@ -264,7 +287,8 @@ def vocabulary_sample(
         Without sentence-transformers.
     """
     _check_choices(template, dtype)
-    n = check_n_components(n, _MOST_WORDS, "n")
+    if check_n_components(n, _MOST_WORDS, "n") < _LEAST_WORDS:
+        raise ValueError(f"n: expected from {_LEAST_WORDS} to {_MOST_WORDS}, found {n}")
     embed = _unfiltered(model, template, device, dtype, revision)
     if normalize:
         embed.append(Normalize())
@@ -310,7 +334,22 @@ def _unfiltered(
     first = _transformer(os.fspath(model), template, dtype, revision)
     mode = "lasttoken" if template == "prompteol" else "mean"
     pooling = Pooling(first.get_embedding_dimension(), pooling_mode=mode)
-    return SentenceTransformer(modules=[first, pooling], device=device)
+    result = SentenceTransformer(modules=[first, pooling], device=device)
+    if template != "mean" and not _is_causal(result):
+        warn_user(
+            f"{os.fspath(model)}: the template {template!r} is for models whose tokens see what is"
+            " before them alone, and this one's see what follows: take template='mean'"
+        )
+    return result
+
+
+def _is_causal(model: SentenceTransformer) -> bool:
+    """Tell whether the first token's state is the same whatever follows."""
+    ids = torch.tensor([[3, 4, 5], [3, 6, 7]], device=model.device)
+    features = {"input_ids": ids, "attention_mask": torch.ones_like(ids)}
+    with torch.inference_mode():
+        first = model[0].model.eval()(**features).last_hidden_state[:, 0].float()
+    return bool(torch.allclose(first[0], first[1], rtol=1e-2, atol=1e-3 * float(first.abs().max())))
 
 
 def _transformer(model: str, template: str, dtype: str, revision: str | None) -> Transformer:

@@ -21,7 +21,9 @@ from tiny_model import write_tiny_model
 
 import embedfilter
 from embedfilter import EmbedFilter, evaluate
+from embedfilter.arrays.vocabulary_sample import VocabularySample
 from embedfilter.evaluation import Evaluation, measures
+from embedfilter.evaluation.methods import all_methods
 from embedfilter.evaluation.split import halves
 
 D = 32
@@ -186,8 +188,63 @@ def test_a_filter_that_helps(head: NDArray, rng: np.random.Generator) -> None:
     (edge,) = [r for r in found.results if (r.method, r.dimension) == ("edge", D // 2)]
     assert edge.verdict == "better"
     assert found.advice.use_filter
-    assert found.recommendation.startswith("Use the edge filter here: edge at 16 dimensions")
-    assert found.advice.best[D // 2] in ("edge", "calibrated")  # which starts from edge
+    name, k = found.advice.method
+    assert (name, k) in [("edge", D // 2), ("calibrated", D // 2)]  # which starts from edge
+    assert found.advice.best[k] == name
+    assert found.recommendation.startswith("Use the edge filter")
+    assert found.recommendation.count(". ") == 0  # one sentence
+    assert f"--components {k}" in found.advice.command
+    assert str(found).endswith(found.advice.command)
+
+
+def test_a_calibrated_filter_is_judged_as_it_is(
+    head: NDArray, tmp_path: Path, rng: np.random.Generator
+) -> None:
+    labels = np.arange(300) % 5
+    X = embeddings_that_lean(head, labels, rng)
+    f = EmbedFilter.from_matrix(head, ratio=2).calibrate(X[::2])
+    f.save(tmp_path / "f.safetensors")
+    found = evaluate(X, tmp_path / "f.safetensors", labels=labels, dimensions=[D, D // 2])
+    assert "calibrated" not in {r.method for r in found.results}  # not once more
+    (ours,) = [r for r in found.results if r.method == "calibrated edge"]
+    assert (ours.dimension, ours.verdict) == (D // 2, "better")
+    assert str(tmp_path / "f.safetensors") in found.advice.command
+
+
+def test_the_vocabulary_is_a_candidate(head: NDArray, rng: np.random.Generator) -> None:
+    labels = np.arange(300) % 5
+    X = embeddings_that_lean(head, labels, rng)
+    words = embeddings_that_lean(head, np.arange(80), rng)
+    f = EmbedFilter.from_matrix(head, ratio=2)
+    found = evaluate(X, f, labels=labels, dimensions=[D // 2], words=words)
+    Y = f.calibrate(VocabularySample.of(words.astype(np.float32), "words")).transform(X)
+    second = halves(unit_rows(X).astype(np.float32), np.zeros((0, 2), np.int64), labels)
+    expected = []
+    for side in (~second, second):
+        cosines = Y[side] @ Y[side].T
+        np.fill_diagonal(cosines, -2)
+        expected.append(np.mean(labels[side][cosines.argmax(axis=1)] == labels[side]))
+    ours = figure(found, "vocabulary", D // 2, "1-NN accuracy")
+    assert ours.value == pytest.approx(np.mean(expected))
+    assert "vocabulary" not in {r.method for r in evaluate(X, labels=labels, words=words).results}
+    with pytest.raises(ValueError, match=r"words"):
+        evaluate(X, f, labels=labels, words=words[:, :8])
+
+
+def test_pca_is_that_of_the_rows(rng: np.random.Generator) -> None:
+    """The axes by an eigen-decomposition span what a singular value decomposition finds."""
+    X = (rng.standard_normal((40, 60)) * np.geomspace(10, 0.1, 60)).astype(np.float32)
+    methods = {method.name: method for method in all_methods(60, {})}
+    centred = X.astype(np.float64) - X.mean(axis=0, dtype=np.float64)
+    _, sigma, axes = np.linalg.svd(centred, full_matrices=False)
+    Z = rng.standard_normal((5, 60)).astype(np.float32)
+    expected = (Z - X.mean(axis=0, dtype=np.float64)) @ axes[:10].T
+    found = methods["PCA"].fit(X)(Z, 10)
+    np.testing.assert_allclose(np.abs(found), np.abs(expected), atol=1e-4)
+    scaled = methods["whitening"].fit(X)(Z, 10)
+    np.testing.assert_allclose(
+        np.abs(scaled), np.abs(expected) * np.sqrt(39) / sigma[:10], rtol=1e-3, atol=1e-4
+    )
 
 
 def test_a_filter_that_does_not(head: NDArray, rng: np.random.Generator) -> None:
@@ -244,7 +301,7 @@ def test_texts_and_a_model(demo_texts: list[str], tmp_path: Path) -> None:
     found = evaluate(texts, encode_with=folder, labels=labels, dimensions=[64, 32])
     whole = embedfilter.encoder(folder, ratio=1, normalize=False, device="cpu")
     expected = evaluate(whole.encode(texts), folder, labels=labels, dimensions=[64, 32])
-    assert found.results == expected.results
+    assert found.results == expected.results  # a vocabulary of bytes has no words
 
 
 def test_calibrated(head: NDArray, rng: np.random.Generator) -> None:

@@ -216,7 +216,9 @@ def test_what_does_not_fit_together(
         embedfilter.encoder(model, base=base, ratio=1)
     with pytest.raises(ValueError, match=r"base: expected a filter to fit to it, found filter"):
         embedfilter.encoder(model, base=base, filter=f)
-    with pytest.raises(ValueError, match=r"model: expected embeddings of the 16 dim.* found 32"):
+    with pytest.raises(
+        ValueError, match=r"base: expected a model of the hidden size 32.* found 16"
+    ):
         embedfilter.encoder(model, base=narrow)
     with pytest.raises(ValueError, match=r"base: expected encode_with with it"):
         evaluate(TEXTS, base=base)

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
 import pytest
+import tokenizers
 import torch
 import transformers
 from command_line import failure, run
@@ -169,6 +171,55 @@ def test_padding_changes_nothing(
         np.testing.assert_allclose(model.encode(TEXTS), alone, atol=1e-5)
 
 
+# ---- What tokenizers and models do ----------------------------------------------------------
+
+
+def test_what_a_tokenizer_appends_is_not_pooled(tmp_path: Path) -> None:
+    """The end of a sequence, behind a text, is no part of the template."""
+    plain, ends = write_tiny_model(tmp_path / "plain"), write_tiny_model(tmp_path / "ends")
+    tokenizer = tokenizers.Tokenizer.from_file(str(ends / "tokenizer.json"))
+    tokenizer.post_processor = tokenizers.processors.TemplateProcessing(
+        single="$A </s>", special_tokens=[("</s>", 0)]
+    )
+    tokenizer.save(str(ends / "tokenizer.json"))
+    assert transformers.AutoTokenizer.from_pretrained(ends)("a")["input_ids"][-1] == 0
+    for template in ("prompteol", "echo"):
+        expected, found = (
+            embedfilter.encoder(folder, template=template, ratio=1, device="cpu").encode(TEXTS)
+            for folder in (plain, ends)
+        )
+        np.testing.assert_allclose(found, expected, atol=1e-6)
+
+
+def test_echo_of_an_empty_text(tmp_path: Path) -> None:
+    folder = write_tiny_model(tmp_path)
+    model = embedfilter.encoder(folder, template="echo", ratio=1, device="cpu")
+    with pytest.warns(UserWarning, match="empty text, which has no second copy"):
+        found = model.encode(["", "rain"])
+    tokenizer = transformers.AutoTokenizer.from_pretrained(folder)
+    direct = transformers.AutoModel.from_pretrained(folder).eval(), tokenizer
+    expected = states(direct, ECHO.format(""))[0][-1]
+    np.testing.assert_allclose(found[0], expected / np.linalg.norm(expected), atol=1e-5)
+
+
+def test_templates_are_for_causal_models(tmp_path: Path) -> None:
+    """An encoder's first token sees what follows."""
+    tokenizer = transformers.AutoTokenizer.from_pretrained(write_tiny_model(tmp_path / "tiny"))
+    sizes = {"hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 2}
+    config = transformers.BertConfig(
+        vocab_size=len(tokenizer), intermediate_size=64, bos_token_id=0, eos_token_id=0, **sizes
+    )
+    torch.manual_seed(0)
+    transformers.BertForMaskedLM(config).save_pretrained(tmp_path / "bert")
+    tokenizer.save_pretrained(tmp_path / "bert")
+    for template in ("prompteol", "echo"):
+        with pytest.warns(UserWarning, match="this one's see what follows: take template='mean'"):
+            embedfilter.encoder(tmp_path / "bert", template=template, ratio=1, device="cpu")
+    with warnings.catch_warnings():
+        warnings.simplefilter("error", UserWarning)
+        embedfilter.encoder(tmp_path / "bert", template="mean", ratio=1, device="cpu")
+
+
 # ---- Arguments, and the command line --------------------------------------------------------
 
 
@@ -179,6 +230,8 @@ def test_wrong_arguments(folder: Path, f: EmbedFilter, rng: np.random.Generator)
         embedfilter.encoder(folder, dtype="int8")
     with pytest.raises(ValueError, match=r"filter: expected no ratio"):
         embedfilter.encoder(folder, filter=f, ratio=2)
+    with pytest.raises(ValueError, match=r"n: expected from 2 to 1000000, found 1"):
+        embedfilter.vocabulary_sample(folder, n=1)
     other = EmbedFilter.from_matrix(rng.standard_normal((2000, f.n_features_in)))
     with pytest.raises(ValueError, match=r"another unembedding matrix"):
         embedfilter.encoder(folder, filter=other)
