@@ -8,7 +8,7 @@ from __future__ import annotations
 import contextlib
 from typing import TYPE_CHECKING, Any, BinaryIO
 
-from embedfilter.arrays.columns import arrow_rows
+from embedfilter.arrays.columns import arrow_rows, holds_floats
 from embedfilter.errors import EmbedFilterError
 from embedfilter.files.tables.base import Part, Table
 
@@ -100,7 +100,7 @@ class ArrowTable(Table):
 
     def embedding_column(self, wanted: str | None) -> str:
         """Return the column of lists of floats."""
-        lists = [field.name for field in self.schema if _holds_floats(field.type)]
+        lists = [field.name for field in self.schema if holds_floats(field.type)]
         known = ", ".join(f"{field.name} ({field.type})" for field in self.schema) or "no columns"
         if wanted is None:
             if len(lists) != 1:
@@ -182,21 +182,3 @@ def open_stream(stream: BinaryIO, where: str) -> ArrowTable:
         table = ArrowTable(where, "arrow", reader.schema, stack.pop_all())
     table._source = reader
     return table
-
-
-def _holds_floats(type_: pa.DataType) -> bool:
-    """Tell whether a type is of lists of floats, or of such lists."""
-    is_list = False
-    while True:
-        if isinstance(type_, pa.BaseExtensionType):
-            type_ = type_.storage_type
-        elif (
-            pa.types.is_list(type_)
-            or pa.types.is_large_list(type_)
-            or pa.types.is_fixed_size_list(type_)
-            or pa.types.is_list_view(type_)
-            or pa.types.is_large_list_view(type_)
-        ):
-            type_, is_list = type_.value_type, True
-        else:
-            return is_list and bool(pa.types.is_floating(type_))
