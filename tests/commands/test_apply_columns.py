@@ -293,6 +293,7 @@ def test_memory_does_not_grow_with_the_file(filter_file: Path, tmp_path: Path) -
     assert peaks[1] - peaks[0] < 100e6
 
 
+@pytest.mark.long
 def test_memory_does_not_grow_with_lines(filter_file: Path, tmp_path: Path) -> None:
     code = PEAK + (
         "import sys\nfrom embedfilter.commands.main import main\n"
