@@ -431,4 +431,4 @@ def test_a_file_that_is_mounted_is_written_over(
     with atomic_output(path) as file:
         file.write(b"new")
     assert path.read_bytes() == b"new"
-    assert os.listdir(tmp_path) == ["mounted"]
+    assert list(tmp_path.iterdir()) == [path]
