@@ -68,9 +68,10 @@ def as_embeddings(
         hint = ""
         if given.dtype.kind in "iu" and given.size:
             hint = ": quantised embeddings cannot be filtered; filter first, then quantise"
-        raise TypeError(f"{name}: expected one of {', '.join(_FLOATS)}, found {given.dtype}{hint}")
+        found = given.dtype if given.dtype.names is None else "named fields"
+        raise TypeError(f"{name}: expected one of {', '.join(_FLOATS)}, found {found}{hint}")
     width = d if d is not None else given.shape[-1] if given.ndim else 0
-    if given.shape == (0,):
+    if given.shape in ((0,), (0, 0)):  # an empty column does not tell how long its lists are
         given = given.reshape(0, width)
     if given.ndim == 0 or given.shape[-1] != width:
         wanted = "(..., d)" if d is None else f"(n, {d}){origin}"

@@ -15,14 +15,12 @@ import numpy as np
 
 from embedfilter import _core
 from embedfilter.errors import CheckpointError
+from embedfilter.files.containers.safetensors import FLOATS
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
 __all__ = ["BLOCKS", "CODES", "FLOATS", "decode", "decoded_itemsize", "storage_type"]
-
-FLOATS = {"F64": "float64", "F32": "float32", "F16": "float16", "BF16": "bfloat16"}
-"""Storage types that are not decoded, with the names of their NumPy types."""
 
 CODES = {"F8_E4M3": "float8_e4m3fn", "F8_E5M2": "float8_e5m2", "I8": "int8"}
 """Storage types that need scales, with the names of their types in ml_dtypes and NumPy."""

@@ -154,12 +154,18 @@ def read_facts(source: str | os.PathLike[str], *, revision: str | None = None) -
         folder, name = found.folder, found.name
     if ending(name) in _INDEX:
         return read_config(folder)
-    if ending(name) not in GGUF:
-        with contextlib.suppress(CheckpointError):  # the file of tensors itself says nothing
-            return read_config(folder)
-        return None
-    with contextlib.closing(GgufFile(folder.open(name))) as file:
-        return file.facts
+    if ending(name) in GGUF or (ending(name) not in ENDINGS and _is_gguf(folder, name)):
+        with contextlib.closing(GgufFile(folder.open(name))) as file:
+            return file.facts
+    with contextlib.suppress(CheckpointError):  # the file of tensors itself says nothing
+        return read_config(folder)
+    return None
+
+
+def _is_gguf(folder: Folder, name: str) -> bool:
+    """Tell by a file's first bytes: those of Ollama and of the Hub's cache have no ending."""
+    with contextlib.closing(folder.open(name)) as file:
+        return file.size >= 4 and file.read(0, 4).tobytes() == b"GGUF"
 
 
 def _open_checkpoint(

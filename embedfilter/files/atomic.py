@@ -6,6 +6,7 @@ import contextlib
 import errno
 import io
 import os
+import shutil
 import stat
 from collections.abc import Iterator
 from pathlib import Path
@@ -97,10 +98,21 @@ def atomic_output(path: Path) -> Iterator[BinaryIO]:
                     os.fchmod(descriptor, mode)
                 os.fsync(descriptor)
         with _naming(path):
-            temporary.replace(target)
+            _put(temporary, target)
     except BaseException:
         temporary.unlink(missing_ok=True)
         raise
+
+
+def _put(temporary: Path, target: Path) -> None:
+    """Give a file its name; one that is mounted by itself, as containers do, is written over."""
+    try:
+        temporary.replace(target)
+    except OSError as error:
+        if error.errno != errno.EBUSY:
+            raise
+        shutil.copyfile(temporary, target)
+        temporary.unlink()
 
 
 class _Output(io.FileIO):

@@ -248,9 +248,10 @@ def _from_tokenizer(tokenizer: Any, source: str) -> Vocabulary:
     # Ids may have gaps, even wide ones.
     largest = max((i for i in pieces.values() if i < _MAX_TOKENS), default=-1)
     texts: list[str | None] = [None] * (largest + 1)
+    added = tokenizer.get_added_tokens_decoder()  # which are cut out of a text as they are
     for piece, i in pieces.items():
         if i <= largest:
-            texts[i] = _text(piece, byte_level)
+            texts[i] = piece if i in added else _text(piece, byte_level)
     return Vocabulary(texts, source, lambda: _for_counting(tokenizer))
 
 

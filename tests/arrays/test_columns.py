@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections import deque
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -11,6 +13,7 @@ import pyarrow as pa
 import pytest
 import torch
 from numpy.typing import NDArray
+from scipy import sparse
 
 from embedfilter import EmbedFilter, LogitLens, diagnose, evaluate
 
@@ -42,6 +45,16 @@ class OnlyDlpack:
         return self.tensor.__dlpack_device__()
 
 
+class OnlyToNumpy:
+    """A vector of a library that has `to_numpy` and nothing else, as pgvector's HalfVector."""
+
+    def __init__(self, row: NDArray) -> None:
+        self.row = row
+
+    def to_numpy(self) -> NDArray:
+        return self.row
+
+
 def arrow() -> dict[str, pa.Array]:
     flat, starts = pa.array(X.reshape(-1)), np.arange(0, X.size + 1, D)
     short, sizes = pa.array(starts[:-1], pa.int32()), pa.array(np.full(N, D), pa.int32())
@@ -65,6 +78,33 @@ FORMS: dict[str, Any] = {
     "list of tensors": [torch.tensor(x, requires_grad=True) for x in X],
     "list of both": [LISTS[0], *map(torch.tensor, X[1:])],
     "DLPack": OnlyDlpack(torch.tensor(X)),
+    "old DLPack": SimpleNamespace(
+        __dlpack__=lambda: torch.tensor(X).__dlpack__(), __dlpack_device__=lambda: (1, 0)
+    ),
+    "to_numpy": OnlyToNumpy(X),
+    "list of to_numpy": [OnlyToNumpy(x) for x in X],
+    "Parameter": torch.nn.Parameter(torch.tensor(X)),
+    "tensor, negated": torch._neg_view(torch.tensor(-X)),
+    "array of Python's numbers": X.astype(object),
+    "masked, nothing": np.ma.masked_array(X),
+    "matrix": np.asmatrix(X),
+    "big-endian": X.astype(">f8"),
+    "read-only": np.broadcast_to(X, X.shape),
+    "dict's values": dict(enumerate(LISTS)).values(),
+    "deque": deque(LISTS),
+    "list of memoryviews": [memoryview(x) for x in X],
+    "buffer": memoryview(X),
+    "pandas, tuples": pd.Series([tuple(x) for x in LISTS]),
+    "pandas, tensors": pd.Series([torch.tensor(x) for x in X]),
+    "pandas, pandas": pd.Series([pd.array(x) for x in X]),
+    "pandas' array": pd.Series(LISTS).array,
+    "pandas' Arrow array": pd.arrays.ArrowExtensionArray(pa.chunked_array([arrow()["list"]])),
+    "pandas frame of objects": pd.DataFrame(X).astype(object),
+    "pandas frame, sparse": pd.DataFrame(X).astype(pd.SparseDtype("float32")),
+    "pandas frame of several": pd.DataFrame({"id": range(N), "words": [["a"]] * N, "e": LISTS}),
+    "pandas frame of several, Arrow": pa.table({"id": range(N), "e": LISTS}).to_pandas(
+        types_mapper=pd.ArrowDtype
+    ),
     "pandas, arrays": pd.Series(list(X), index=list("gfedcba")),
     "pandas, lists": pd.Series(LISTS),
     "pandas, Arrow": pd.Series(pd.arrays.ArrowExtensionArray(pa.chunked_array([arrow()["list"]]))),
@@ -76,12 +116,65 @@ FORMS: dict[str, Any] = {
     "polars, arrays": pl.Series(X, dtype=pl.Array(pl.Float32, D)),
     "polars frame": pl.DataFrame(X),
     "polars frame of one column": pl.DataFrame({"e": X}),
+    "polars frame of several": pl.DataFrame({"id": range(N), "words": [["a"]] * N, "e": X}),
+    "polars, chunks": pl.concat([pl.Series(LISTS[:3]), pl.Series(LISTS[3:])], rechunk=False),
+    "polars, objects": pl.Series("e", list(X), dtype=pl.Object),
+    "Arrow table of several": pa.table({"id": range(N), "tokens": [[1]] * N, "e": list(X)}),
+    "Arrow batch": pa.record_batch({"e": list(X)}),
+    "Arrow batches": pa.table({"e": list(X)}).to_reader(),
+    "Arrow Tensor": pa.Tensor.from_numpy(X),
+    "list of Arrow's values": list(pa.array(list(X))),
+    "list of Arrow's tensors": list(pa.FixedShapeTensorArray.from_numpy_ndarray(X)),
     "Arrow table": pa.table({"e": arrow()["list"]}),
     "Arrow table, wide": pa.table({str(i): X[:, i] for i in range(D)}),
     **{f"Arrow {kind}": array for kind, array in arrow().items()},
     **{f"Arrow {k}, chunks": pa.chunked_array([a[:3], a[3:]]) for k, a in arrow().items()},
     **{f"Arrow {k}, a slice": pa.concat_arrays([a[:2], a])[2:] for k, a in arrow().items()},
 }
+
+
+def datasets_forms() -> dict[str, Any]:
+    datasets = pytest.importorskip("datasets")
+    data = datasets.Dataset.from_dict({"text": ["a"] * N, "e": X})
+    matrices = datasets.Features({"e": datasets.Array2D((1, D), "float32")})
+    doubled = datasets.Dataset.from_dict({"e": (X / 2).tolist()})
+    return {
+        "column": data["e"],
+        "columns": data,
+        "shuffled": data.select(range(N - 1, -1, -1)).select(range(N - 1, -1, -1))["e"],
+        "numpy": data.with_format("numpy")["e"],
+        "torch": data.with_format("torch")["e"],
+        "transform": doubled.with_transform(lambda rows: {"e": 2 * np.array(rows["e"])})["e"],
+        "streamed": data.to_iterable_dataset()["e"],
+        "Array2D": datasets.Dataset.from_dict({"e": X[:, None].tolist()}, features=matrices)["e"],
+    }
+
+
+@pytest.mark.parametrize(
+    "form",
+    ["column", "columns", "shuffled", "numpy", "torch", "transform", "streamed", "Array2D"],
+)
+def test_hugging_face_datasets(f: EmbedFilter, form: str) -> None:
+    found = f.transform(datasets_forms()[form])
+    np.testing.assert_array_equal(found.reshape(N, -1), f.transform(X))
+
+
+@pytest.mark.parametrize(
+    "given",
+    [
+        [],
+        np.empty((0, D)),
+        pd.Series([], dtype=object),
+        pd.DataFrame({"e": []}, dtype=object),
+        pl.Series([], dtype=pl.List(pl.Float32)),
+        pa.array([], pa.list_(pa.float32())),
+        pa.chunked_array([], pa.list_view(pa.float32())),
+        pa.chunked_array([], pa.list_(pa.float32(), D)),
+        pa.table({"e": pa.array([], pa.large_list(pa.float64()))}),
+    ],
+)
+def test_no_rows(f: EmbedFilter, given: Any) -> None:
+    assert f.transform(given).shape == (0, D // 2)
 
 
 @pytest.mark.parametrize("form", FORMS)
@@ -112,6 +205,18 @@ def test_leading_dimensions(f: EmbedFilter, shape: tuple[int, ...], precision: s
         back = f.inverse_transform(found)
         assert back.shape == states.shape
         np.testing.assert_allclose(back.reshape(-1, D), flat @ f.components, atol=1e-6)
+
+
+def test_arrays_of_arrays(f: EmbedFilter) -> None:
+    states = np.random.default_rng(2).standard_normal((3, 4, D))
+    nested = np.empty((3, 4), object)
+    for place in np.ndindex(3, 4):
+        nested[place] = states[place]
+    np.testing.assert_array_equal(f.transform(nested), f.transform(states))
+    np.testing.assert_array_equal(f.transform([*states]), f.transform(states))
+    np.testing.assert_array_equal(
+        f.transform(states[0, 0].astype(object)), f.transform(states)[0, 0]
+    )
 
 
 def test_strides_of_leading_dimensions(f: EmbedFilter) -> None:
@@ -173,7 +278,24 @@ INSIDE = without(5, [None, *LISTS[5][1:]])
         (pl.Series(RAGGED), "expected lists of 16 numbers, found 15 in row 4"),
         (pl.Series(INSIDE), "found null in row 5"),
         (pl.DataFrame({"t": ["a"], "x": [1.0]}), "expected columns of numbers, found others: 't'"),
-        (pl.DataFrame(X).lazy(), "expected a Series or a DataFrame of polars, found LazyFrame"),
+        (pl.DataFrame(X).lazy(), "a DataFrame of polars, found LazyFrame: collect it first"),
+        (pl.DataFrame({"a": X, "b": X}), "one column of lists of numbers, found 'a', 'b'"),
+        (pa.table({"a": list(X), "b": list(X)}), "column of lists of numbers, found 'a', 'b'"),
+        (pd.DataFrame({"a": list(X), "b": list(X)}), "of lists of numbers, found 'a', 'b'"),
+        (pd.Series([str(row) for row in LISTS]), "found str: json.loads makes a list of a text"),
+        ([str(row) for row in LISTS], "in row 0, a text: json.loads makes a list of it"),
+        ([X[:3], X[3:]], r"and \(4, 16\) in row 1: join them with np.concatenate, and split"),
+        ((x for x in LISTS), "expected an array or lists of numbers, found generator: make a list"),
+        (dict(enumerate(LISTS)), "expected an array or lists of numbers, found dict"),
+        (None, "expected an array or lists of numbers, found None"),
+        ("x.npy", "expected an array or lists of numbers, found str"),
+        (X.view([("a", "f4", D)]), "expected one of float16, .*, found named fields"),
+        (torch.nested.as_nested_tensor([torch.tensor(X)], layout=torch.jagged), "a nested one"),
+        (torch.tensor(X).to_sparse(), "expected a dense tensor of a float type"),
+        (torch.empty(3, D, device="meta"), "no data"),
+        (sparse.csr_matrix(X), r"found csr_matrix: X.toarray\(\) is an array"),
+        (pa.array([None], pa.list_(pa.float32()))[0], "a table of pyarrow, found null"),
+        (pa.scalar(1.0), "expected an array or a table of pyarrow, found DoubleScalar"),
         (pd.DataFrame(np.ones((2, D), int)), "found int64: quantised"),
         (torch.nn.Linear(2, 2), "expected a tensor, found Linear"),
     ],

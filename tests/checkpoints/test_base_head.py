@@ -52,6 +52,8 @@ def test_facts_of_what_has_no_head(tmp_path: Path) -> None:
     assert sizes(st) == (16,)
     (tmp_path / "model.gguf").write_bytes(GGUF)
     assert sizes(tmp_path / "model.gguf") == (2,)
+    (tmp_path / "sha256-0").write_bytes(GGUF)  # as in Ollama's store
+    assert sizes(tmp_path / "sha256-0") == (2,)
     (tmp_path / "gguf").mkdir()
     (tmp_path / "gguf" / "model.gguf").write_bytes(GGUF)
     assert sizes(tmp_path / "gguf") == (2,)

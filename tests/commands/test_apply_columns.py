@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 import resource
 import signal
@@ -290,3 +291,20 @@ def test_memory_does_not_grow_with_the_file(filter_file: Path, tmp_path: Path) -
         peaks.append(int(done.stdout.splitlines()[-1]))
         assert pq.ParquetFile(out).metadata.num_rows == n
     assert peaks[1] - peaks[0] < 100e6
+
+
+@pytest.mark.long
+def test_memory_does_not_grow_with_lines(filter_file: Path, tmp_path: Path) -> None:
+    code = PEAK + (
+        "import sys\nfrom embedfilter.commands.main import main\n"
+        "main(sys.argv[1:], standalone_mode=False)\nprint(peak())"
+    )
+    line = json.dumps({"text": "a text", "e": [i / 3 for i in range(D)]}) + "\n"
+    source, out, peaks = tmp_path / "in.jsonl", tmp_path / "out.jsonl", []
+    for n in (20_000, 120_000):  # whose numbers alone take 15 and 92 MB as Python has them
+        source.write_text(line * n)
+        done = run_code(code, "apply", filter_file, source, out, "--threads", 2)
+        peaks.append(int(done.stdout.splitlines()[-1]))
+        with out.open() as file:
+            assert sum(1 for _ in file) == n
+    assert peaks[1] - peaks[0] < 15e6

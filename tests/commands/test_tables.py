@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import csv
 import gzip
 import io
 import json
@@ -155,25 +156,32 @@ def test_each_kind_into_each(
             assert list(found["text"]) == TEXTS, name
 
 
+def test_a_list_of_tensors(f: EmbedFilter, filter_file: Path, tmp_path: Path) -> None:
+    torch.save([torch.tensor(x) for x in X], tmp_path / "list.pt")
+    run("apply", filter_file, tmp_path / "list.pt", tmp_path / "out.npy")
+    np.testing.assert_array_equal(np.load(tmp_path / "out.npy"), f.transform(X))
+    torch.save({"model": np.dtype}, tmp_path / "other.pt")
+    line = failure("apply", filter_file, tmp_path / "other.pt", tmp_path / "no.npy")
+    assert "expected tensors alone, found other: numpy.dtype" in line
+
+
 @pytest.mark.parametrize("source", [name for name in SOURCES if name != "folder"])
 def test_standard_input_and_output(
     f: EmbedFilter, filter_file: Path, tmp_path: Path, source: str
 ) -> None:
     SOURCES[source][0](tmp_path / source)
     data = (tmp_path / source).read_bytes()
-    if source.endswith((".gz", ".zst")) or source == "x.pt":
-        # By its content alone, a torch file is a zip archive like another.
-        return
     done = subprocess.run(
         [sys.executable, "-m", "embedfilter", "apply", filter_file, "-", "-"],
         input=data, capture_output=True, check=True, cwd=SCRIPTS,
     )  # fmt: skip
     assert not done.stderr
-    suffix = {".feather": ".arrow"}.get(Path(source).suffix.lower(), Path(source).suffix.lower())
+    suffix = Path(source.lower().removesuffix(".gz").removesuffix(".zst")).suffix
+    suffix = suffix.replace(".feather", ".arrow")  # compressed input is no reason for such output
     output = tmp_path / f"{Path(source).stem}-out{suffix}"
     output.write_bytes(done.stdout)
     if suffix == ".arrow":
-        found = pa.ipc.open_stream(done.stdout).read_all()["embedding"].to_pylist()
+        found = pa.ipc.open_stream(done.stdout).read_all().columns[-1].to_pylist()
         np.testing.assert_array_equal(np.array(found, "f4"), f.transform(X))
     else:
         np.testing.assert_array_equal(matrix(output), f.transform(X))
@@ -278,6 +286,9 @@ def test_columns_of_other_writers(
         ("x.csv", "text,score\na,1\n", "expected one column of lists of numbers"),
         ("x.bin1", "\x00\x01 what", "expected a file of embeddings, .npy, .npz, .parquet"),
         ("x.csv.gz", "no,gzip\n1,a\n", "expected one column of lists"),
+        ("x.json", '[{"e": [1.5]}]', r"found one JSON value over the whole file: jq -c '.\[\]'"),
+        ("x.json", '{\n "e": [1.5]}', "found one JSON value over the whole file"),
+        ("x.csv", "t,e\na,[0.5  -1.\nb,[1. 2.]", "'e' has lists as NumPy prints them, without"),
     ],
 )  # fmt: skip
 def test_bad_text(filter_file: Path, tmp_path: Path, name: str, text: str, message: str) -> None:
@@ -287,6 +298,69 @@ def test_bad_text(filter_file: Path, tmp_path: Path, name: str, text: str, messa
     assert str(path) in line
     assert re.search(message, line), line
     assert not (tmp_path / "out.npy").exists()
+
+
+def test_cells_of_several_lines(f: EmbedFilter, filter_file: Path, tmp_path: Path) -> None:
+    texts = ["a\r\nb", "a\nb", "a\rb", "\r\n", "plain"]
+    path, out = tmp_path / "x.csv", tmp_path / "out.csv"
+    with path.open("w", newline="", encoding="utf-8") as file:
+        writer = csv.writer(file)  # which ends lines as DOS does
+        writer.writerow(["text", "embedding"])
+        writer.writerows(zip(texts, map(str, X[:5].tolist()), strict=True))
+    run("apply", filter_file, path, out)
+    with out.open(newline="", encoding="utf-8") as file:
+        assert [row["text"] for row in csv.DictReader(file)] == texts
+
+
+def test_a_list_of_one_list(f: EmbedFilter, filter_file: Path, tmp_path: Path) -> None:
+    """As llama.cpp's server returns an embedding."""
+    path, out = tmp_path / "x.jsonl", tmp_path / "out.npy"
+    path.write_text("".join(json.dumps({"index": 0, "e": [x]}) + "\n" for x in X.tolist()))
+    run("apply", filter_file, path, out)
+    np.testing.assert_array_equal(np.load(out), f.transform(X))
+
+
+def test_data_compressed_twice(filter_file: Path, tmp_path: Path) -> None:
+    SOURCES["x.jsonl.zst"][0](tmp_path / "x.jsonl.zst")
+    data = gzip.compress((tmp_path / "x.jsonl.zst").read_bytes())
+    (tmp_path / "twice").write_bytes(data)
+    line = failure("apply", filter_file, tmp_path / "twice", tmp_path / "o.npy")
+    assert "expected data compressed once, found it twice" in line
+
+
+@pytest.mark.parametrize(
+    ("frame", "message"),
+    [
+        (WIDE.mask(WIDE.iloc[3, 2] == WIDE), "column 'e2': expected .*, found null in row 3"),
+        (WIDE.assign(e=1.0), "expected one column of lists of floats"),
+        (WIDE.astype({"e3": int}), "expected one column of lists of floats"),
+        (WIDE.join(WIDE.add_prefix("x")), "expected one column of lists of floats"),
+        (WIDE.iloc[:, :5], "expected lists of 16 numbers, found 5 in row 0"),
+    ],
+)
+def test_columns_that_are_no_embedding(
+    frame: pd.DataFrame, message: str, filter_file: Path, tmp_path: Path
+) -> None:
+    frame.to_parquet(tmp_path / "x.parquet")
+    line = failure("apply", filter_file, tmp_path / "x.parquet", tmp_path / "o.npy")
+    assert re.search(message, line), line
+
+
+def test_pandas_reads_wide_columns_again(f: EmbedFilter, filter_file: Path, tmp_path: Path) -> None:
+    frame = FRAME[["text"]].join(WIDE).set_index(pd.Index([f"row {i}" for i in IDS]))
+    (tmp_path / "in").mkdir()
+    frame[:20].to_parquet(tmp_path / "in" / "0.parquet")
+    frame[20:].to_parquet(tmp_path / "in" / "1.parquet")
+    run("apply", filter_file, tmp_path / "in", tmp_path / "o.parquet", "--output-column", "small")
+    found = pd.read_parquet(tmp_path / "o.parquet")
+    assert found.index.equals(frame.index)
+    assert list(found.columns) == ["text", "e", "small"]
+    np.testing.assert_array_equal(np.stack(found["e"]), X)
+    np.testing.assert_array_equal(np.stack(found["small"]), f.transform(X))
+    WIDE.to_feather(tmp_path / "x.feather")
+    for name in ("o.npy", "o.csv"):
+        run("apply", filter_file, tmp_path / "x.feather", tmp_path / name)
+        np.testing.assert_array_equal(matrix(tmp_path / name), f.transform(X))
 
 
 def test_other_commands_read_them(filter_file: Path, tmp_path: Path) -> None:

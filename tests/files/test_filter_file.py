@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import socket
@@ -415,4 +416,19 @@ def test_threads_that_write_the_same_file(f: EmbedFilter, tmp_path: Path) -> Non
     for thread in threads:
         thread.join()
     assert EmbedFilter.load(path) == f
+    assert list(tmp_path.iterdir()) == [path]
+
+
+def test_a_file_that_is_mounted_is_written_over(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def busy(self: Path, target: Path) -> Path:
+        raise OSError(errno.EBUSY, "Device or resource busy", str(target))
+
+    monkeypatch.setattr(Path, "replace", busy)
+    path = tmp_path / "mounted"
+    path.write_bytes(b"what was there, and longer")
+    with atomic_output(path) as file:
+        file.write(b"new")
+    assert path.read_bytes() == b"new"
     assert list(tmp_path.iterdir()) == [path]

@@ -18,21 +18,6 @@ pytestmark = pytest.mark.long
 D = 48
 
 
-@pytest.fixture(scope="module")
-def X() -> np.ndarray:
-    return np.random.default_rng(2).standard_normal((200, D)).astype(np.float32) + 3
-
-
-@pytest.fixture(scope="module")
-def edge() -> EmbedFilter:
-    return EmbedFilter.from_matrix(np.random.default_rng(1).standard_normal((300, D)))
-
-
-@pytest.fixture(params=["plain", "calibrated"])
-def f(request: pytest.FixtureRequest, edge: EmbedFilter, X: np.ndarray) -> EmbedFilter:
-    return edge if request.param == "plain" else edge.calibrate(X)
-
-
 def session(path: Path) -> onnxruntime.InferenceSession:
     return onnxruntime.InferenceSession(path, providers=["CPUExecutionProvider"])
 

@@ -14,21 +14,6 @@ from embedfilter.integrations.torch import FilterModule
 D = 48
 
 
-@pytest.fixture(scope="module")
-def X() -> np.ndarray:
-    return np.random.default_rng(2).standard_normal((200, D)).astype(np.float32) + 3
-
-
-@pytest.fixture(scope="module")
-def edge() -> EmbedFilter:
-    return EmbedFilter.from_matrix(np.random.default_rng(1).standard_normal((300, D)))
-
-
-@pytest.fixture(params=["plain", "calibrated"])
-def f(request: pytest.FixtureRequest, edge: EmbedFilter, X: np.ndarray) -> EmbedFilter:
-    return edge if request.param == "plain" else edge.calibrate(X)
-
-
 @pytest.mark.parametrize("normalize", [True, False])
 def test_it_does_what_transform_does(f: EmbedFilter, X: np.ndarray, normalize: bool) -> None:
     found = f.to_torch(normalize=normalize)(torch.from_numpy(X))

@@ -224,3 +224,12 @@ def test_sources_without_a_vocabulary(tmp_path: Path) -> None:
 )
 def test_visible(text: str, shown: str) -> None:
     assert visible(text) == shown
+
+
+def test_added_tokens_are_texts_as_they_are() -> None:
+    pieces = {piece: i for i, piece in enumerate(["đ", "e", "m"])}
+    tokenizer = tokenizers.Tokenizer(tokenizers.models.BPE(pieces, []))
+    tokenizer.pre_tokenizer = tokenizers.pre_tokenizers.ByteLevel()
+    tokenizer.add_tokens(["đem"])
+    vocabulary = open_vocabulary(tokenizer)
+    assert [vocabulary.text(i) for i in range(4)] == ["\x11", "e", "m", "đem"]

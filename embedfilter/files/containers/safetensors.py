@@ -32,7 +32,10 @@ if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
-__all__ = ["SafetensorsFile", "TensorInfo"]
+__all__ = ["FLOATS", "SafetensorsFile", "TensorInfo"]
+
+FLOATS = {"F64": "float64", "F32": "float32", "F16": "float16", "BF16": "bfloat16"}
+"""Types of floats, with the names of their NumPy types; bfloat16 is that of ml_dtypes."""
 
 # The format's own limit.
 _MAX_HEADER = 100_000_000

@@ -8,9 +8,12 @@ from __future__ import annotations
 import contextlib
 from typing import TYPE_CHECKING, Any, BinaryIO
 
-from embedfilter.arrays.columns import arrow_rows
+import numpy as np
+
+from embedfilter.arrays.columns import arrow_rows, holds_floats
 from embedfilter.errors import EmbedFilterError
 from embedfilter.files.tables.base import Part, Table
+from embedfilter.files.tables.wide import spread
 
 try:
     import pyarrow as pa
@@ -100,7 +103,15 @@ class ArrowTable(Table):
 
     def embedding_column(self, wanted: str | None) -> str:
         """Return the column of lists of floats."""
-        lists = [field.name for field in self.schema if _holds_floats(field.type)]
+        lists = [field.name for field in self.schema if holds_floats(field.type)]
+        if not lists and wanted not in self.names:
+            numbers = [pa.types.is_floating(field.type) for field in self.schema]
+            name, columns = spread(self.names, numbers, has_header=True)
+            others = {*self.names[: columns.start], *self.names[columns.stop :]}
+            are_numbers = bool(columns) and all(numbers[i] for i in columns)
+            if are_numbers and wanted in (None, name) and name not in others:
+                self._gather(name, columns)
+                return name
         known = ", ".join(f"{field.name} ({field.type})" for field in self.schema) or "no columns"
         if wanted is None:
             if len(lists) != 1:
@@ -119,12 +130,44 @@ class ArrowTable(Table):
             )
         return wanted
 
+    def _gather(self, name: str, columns: range) -> None:
+        """Take columns of numbers for one of lists, from now on."""
+        fields = list(self.schema)
+        types = [fields[i].type.to_pandas_dtype() for i in columns]
+        item = pa.from_numpy_dtype(np.result_type(*types))
+        fields[columns.start : columns.stop] = [pa.field(name, pa.list_(item, len(columns)))]
+        self._wide_columns, self.wide = columns, True
+        self.schema = pa.schema(fields, self.schema.metadata)
+
     def parts(self, n_rows: int) -> Iterator[Part]:
         """Iterate over the batches, none of more rows than asked for."""
+        first = 0
         with arrow_errors(self.where):
             for batch in self._batches(n_rows):
                 for start in range(0, batch.num_rows, n_rows):
-                    yield ArrowPart(batch.slice(start, n_rows))
+                    part = batch.slice(start, n_rows)
+                    yield ArrowPart(self._gathered(part, first) if self.wide else part)
+                    first += part.num_rows
+
+    def _gathered(self, batch: pa.RecordBatch, first: int) -> pa.RecordBatch:
+        """Return a batch with one column of lists for columns of numbers."""
+        columns = self._wide_columns
+        field = self.schema.field(columns.start)
+        try:
+            numbers = [
+                arrow_rows(
+                    batch.column(i), f"{self.where}: column {batch.schema.names[i]!r}", first
+                )
+                for i in columns
+            ]
+        except ValueError as error:
+            raise EmbedFilterError(str(error)) from None
+        flat = np.stack(numbers, axis=1).reshape(-1)
+        arrays = list(batch.columns)
+        arrays[columns.start : columns.stop] = [
+            pa.FixedSizeListArray.from_arrays(pa.array(flat, field.type.value_type), len(columns))
+        ]
+        return pa.RecordBatch.from_arrays(arrays, schema=self.schema)
 
     def _batches(self, n_rows: int) -> Iterator[pa.RecordBatch]:
         if self.format == "parquet":
@@ -182,21 +225,3 @@ def open_stream(stream: BinaryIO, where: str) -> ArrowTable:
         table = ArrowTable(where, "arrow", reader.schema, stack.pop_all())
     table._source = reader
     return table
-
-
-def _holds_floats(type_: pa.DataType) -> bool:
-    """Tell whether a type is of lists of floats, or of such lists."""
-    is_list = False
-    while True:
-        if isinstance(type_, pa.BaseExtensionType):
-            type_ = type_.storage_type
-        elif (
-            pa.types.is_list(type_)
-            or pa.types.is_large_list(type_)
-            or pa.types.is_fixed_size_list(type_)
-            or pa.types.is_list_view(type_)
-            or pa.types.is_large_list_view(type_)
-        ):
-            type_, is_list = type_.value_type, True
-        else:
-            return is_list and bool(pa.types.is_floating(type_))

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
-__all__ = ["EMBEDDING", "FLOATS", "Layout", "Part", "Table", "checked_rows"]
+__all__ = ["EMBEDDING", "FLOATS", "Layout", "Part", "Table", "checked_rows", "refuse_key"]
 
 EMBEDDING = "embedding"
 """The column that embeddings go into where they had no name."""
@@ -134,6 +134,12 @@ class Layout:
     width: int
     dtype: np.dtype[Any]
     keeps: str | None = None
+
+
+def refuse_key(where: str, key: str | None) -> None:
+    """Raise if an array is asked for by its name, of a file that has none by names."""
+    if key is not None:
+        raise EmbedFilterError(f"--key: expected none for {where}, found {key!r}")
 
 
 def checked_rows(

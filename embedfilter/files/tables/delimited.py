@@ -8,13 +8,12 @@ from __future__ import annotations
 
 import csv
 import itertools
-import re
 from typing import TYPE_CHECKING, Any, BinaryIO
 
 from embedfilter.errors import EmbedFilterError
 from embedfilter.files.messages import shown
-from embedfilter.files.tables.base import EMBEDDING
 from embedfilter.files.tables.records import RecordsPart, RecordsTable, number_list
+from embedfilter.files.tables.wide import spread
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -24,7 +23,6 @@ if TYPE_CHECKING:
 __all__ = ["DelimitedTable"]
 
 _DELIMITERS = (",", ";", "\t")
-_NUMBERED = re.compile(r"(.*?)(\d+)", re.DOTALL)
 _MAX_CELL = 1 << 24  # characters: lists are long
 
 
@@ -69,11 +67,11 @@ class DelimitedTable(RecordsTable):
 
     def _cells(self) -> Iterator[tuple[int, list[str]]]:
         """Iterate over the rows, each with the number of its line."""
-        lines = self.lines()
+        lines = self.lines(with_ends=True)  # of which a cell in quotes may have some
         first = next(lines, None)
         if first is None:
             return
-        text = ((line + "\n") for line in itertools.chain([first], lines))
+        text = itertools.chain([first], lines)
         csv.field_size_limit(max(_MAX_CELL, csv.field_size_limit()))
         if self.format == "tsv":
             reader = csv.reader(text, delimiter="\t", quoting=csv.QUOTE_NONE)
@@ -91,7 +89,11 @@ class DelimitedTable(RecordsTable):
         """Return the column of lists, or what columns of numbers are called together."""
         first = self._first
         if first is not None and wanted not in first:
-            name, columns = _spread(list(first), list(first.values()), self.has_header)
+            cells = list(first.values())
+            numbers = [_is_number(cell) for cell in cells]
+            name, columns = spread(list(first), numbers, self.has_header)
+            if any(isinstance(number_list(cell), list) for cell in cells):
+                columns = range(0)
             if columns and wanted in (None, name):
                 self._spread, self.wide = (name, columns), True
                 return name
@@ -136,42 +138,3 @@ def _is_header(cells: list[str]) -> bool:
     running = [[str(i) for i in range(s, s + len(numbers))] for s in (0, 1)]
     lists = any(isinstance(number_list(cell), list) for cell in cells)
     return not lists and (not numbers or (len(numbers) > 2 and numbers in running))
-
-
-def _spread(names: list[str], cells: list[str], has_header: bool) -> tuple[str, range]:
-    """Return what the columns of numbers are called together, and where they are, if anywhere."""
-    if any(isinstance(number_list(cell), list) for cell in cells):
-        return "", range(0)
-    if has_header:
-        runs = [run for run in _numbered(names) if len(run[1]) > 1]
-        if len(runs) == 1:
-            return runs[0][0] or EMBEDDING, runs[0][1]
-    numeric = [i for i, cell in enumerate(cells) if _is_number(cell)]
-    adjacent = numeric == list(range(numeric[0], numeric[-1] + 1)) if numeric else False
-    # Beside texts in a table with a header, numbers are no embedding.
-    if adjacent and (len(numeric) == len(cells) or not has_header):
-        return EMBEDDING, range(numeric[0], numeric[-1] + 1)
-    return "", range(0)
-
-
-def _numbered(names: list[str]) -> list[tuple[str, range]]:
-    """Return the runs of adjacent names that differ in a running number."""
-    runs: list[tuple[str, range]] = []
-    for place, name in enumerate(names):
-        match = _NUMBERED.fullmatch(name)
-        if match is None:
-            continue
-        prefix, number = match[1], int(match[2])
-        if runs:
-            last, columns = runs[-1]
-            before = _NUMBERED.fullmatch(names[place - 1]) if place else None
-            if (
-                columns.stop == place
-                and last == prefix
-                and before is not None
-                and int(before[2]) + 1 == number
-            ):
-                runs[-1] = prefix, range(columns.start, place + 1)
-                continue
-        runs.append((prefix, range(place, place + 1)))
-    return runs

@@ -2,18 +2,21 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import PurePath
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from embedfilter.arrays.columns import as_array
 from embedfilter.errors import CheckpointError, EmbedFilterError
 from embedfilter.files.containers.npy import MAX_HEADER, NpyArray, find_array
 from embedfilter.files.containers.npz import NpzArchive
+from embedfilter.files.containers.safetensors import FLOATS as STORED_FLOATS
 from embedfilter.files.containers.safetensors import SafetensorsFile
 from embedfilter.files.input_file import InputFile
 from embedfilter.files.messages import listed
-from embedfilter.files.tables.base import FLOATS, Part, Table
+from embedfilter.files.tables.base import FLOATS, Part, Table, refuse_key
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -22,8 +25,6 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
 __all__ = ["MatrixTable", "open_input", "open_numpy", "open_safetensors", "open_torch"]
-
-_SAFETENSORS_TYPES = {"F16": "<f2", "BF16": "bfloat16", "F32": "<f4", "F64": "<f8"}
 
 
 class MatrixPart(Part):
@@ -128,7 +129,7 @@ def open_numpy(path: Path, where: str, key: str | None) -> MatrixTable:
             array: NpyArray = archive.array(_chosen(where, archive.names, key, "array"))
             format_ = "npz"
         else:
-            _refuse_key(where, key)
+            refuse_key(where, key)
             array = find_array(where, file, start, 0, file.size)
             format_ = "npy"
         return MatrixTable(where, format_, array.shape, array.dtype, array.rows, file.close)
@@ -150,7 +151,7 @@ def open_safetensors(path: Path, where: str, key: str | None) -> MatrixTable:
     try:
         name = _chosen(where, tensors.names, key, "tensor")
         info = tensors.tensors[name]
-        if info.dtype not in _SAFETENSORS_TYPES:
+        if info.dtype not in STORED_FLOATS:
             hint = ""
             if info.dtype.startswith(("I", "U", "BOOL")):
                 hint = ": quantised embeddings cannot be filtered; filter first, then quantise"
@@ -158,7 +159,7 @@ def open_safetensors(path: Path, where: str, key: str | None) -> MatrixTable:
                 f"{where}: tensor {name!r}: expected F16, BF16, F32 or F64, found"
                 f" {info.dtype}{hint}"
             )
-        dtype = _dtype(_SAFETENSORS_TYPES[info.dtype])
+        dtype = _dtype(STORED_FLOATS[info.dtype])
     except BaseException:
         tensors.close()
         raise
@@ -167,14 +168,13 @@ def open_safetensors(path: Path, where: str, key: str | None) -> MatrixTable:
 
 
 def open_torch(path: Path, where: str, key: str | None) -> MatrixTable:
-    """Open what torch.save has written: a tensor, or a dictionary of tensors."""
+    """Open what torch.save has written: a tensor, its rows, or a dictionary of tensors."""
     try:
         import torch  # noqa: PLC0415 - an extra
     except ImportError as error:
         raise ImportError(
             f'{where}: torch files need torch: pip install "embedfilter[torch]"'
         ) from error
-    from embedfilter.arrays.torch_tensors import tensor_to_array  # noqa: PLC0415
 
     file = open_input(path, where)  # it is there, and a regular file
     start = file.read(0, min(file.size, 2)).tobytes()
@@ -186,24 +186,26 @@ def open_torch(path: Path, where: str, key: str | None) -> MatrixTable:
         # torch raises what it likes: pickle's errors, RuntimeError, OSError ...
         if isinstance(error, MemoryError):
             raise
-        first = next(iter(str(error).splitlines()), type(error).__name__)
-        raise EmbedFilterError(f"{where}: expected tensors alone, found other: {first}") from None
+        other = re.search(r"GLOBAL (\S+)", str(error))
+        what = other[1] if other else next(iter(str(error).splitlines()), type(error).__name__)
+        raise EmbedFilterError(f"{where}: expected tensors alone, found other: {what}") from None
     if isinstance(loaded, dict):
         found = {
             str(name): value for name, value in loaded.items() if isinstance(value, torch.Tensor)
         }
         tensor = found[_chosen(where, list(found), key, "tensor")]
-    elif isinstance(loaded, torch.Tensor):
-        _refuse_key(where, key)
+    elif isinstance(loaded, (torch.Tensor, list)):
+        refuse_key(where, key)
         tensor = loaded
     else:
         raise EmbedFilterError(
-            f"{where}: expected a tensor or a dictionary of tensors, found {type(loaded).__name__}"
+            f"{where}: expected a tensor, a dictionary or a list of tensors, found"
+            f" {type(loaded).__name__}"
         )
     try:
-        array = tensor_to_array(tensor.detach().contiguous())
-    except TypeError as error:
-        raise EmbedFilterError(f"{where}: {error}") from None
+        array = as_array(tensor, where)
+    except (TypeError, ValueError) as error:
+        raise EmbedFilterError(str(error)) from None
     return MatrixTable(
         where, "pt", array.shape, array.dtype, lambda a, b: np.array(array[a:b]), lambda: None
     )
@@ -221,13 +223,6 @@ def open_input(path: Path, where: str) -> InputFile:
     return file
 
 
-def _refuse_key(where: str, key: str | None) -> None:
-    if key is not None:
-        raise EmbedFilterError(
-            f"{where}: expected no --key, as there is one array in it, found {key!r}"
-        )
-
-
 def _chosen(where: str, names: list[str], key: str | None, what: str) -> str:
     if key is None and len(names) == 1:
         return names[0]
@@ -240,8 +235,10 @@ def _chosen(where: str, names: list[str], key: str | None, what: str) -> str:
 
 
 def _dtype(name: str) -> np.dtype[Any]:
+    """Return a little-endian type of NumPy, or ml_dtypes' bfloat16."""
     if name != "bfloat16":
-        return np.dtype(name)
+        little: np.dtype[Any] = np.dtype(name).newbyteorder("<")
+        return little
     import ml_dtypes  # noqa: PLC0415 - only where bfloat16 comes up
 
     brain: np.dtype[Any] = np.dtype(ml_dtypes.bfloat16)

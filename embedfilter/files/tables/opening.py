@@ -24,7 +24,7 @@ from embedfilter.files.endings import (
     inner_ending,
 )
 from embedfilter.files.messages import shown
-from embedfilter.files.tables.base import Part, Table
+from embedfilter.files.tables.base import Part, Table, refuse_key
 from embedfilter.files.tables.delimited import DelimitedTable
 from embedfilter.files.tables.matrices import open_input, open_numpy, open_safetensors, open_torch
 from embedfilter.files.tables.records import JsonLines, Lines, reading
@@ -43,6 +43,10 @@ _STARTS = {
     b"\x93NUMPY": "npy", b"PK\x03\x04": "npz", b"PK\x05\x06": "npz", b"PAR1": "parquet",
     b"ARROW1": "arrow", b"\xff\xff\xff\xff": "stream", b"FEA1": "feather1",
 }  # fmt: skip
+_REFUSED = {
+    "feather1": "a Feather file of version 1",
+    "json": "one JSON value over the whole file: jq -c '.[]' makes lines of the items of a list",
+}
 _GZIP, _ZSTD = b"\x1f\x8b", b"\x28\xb5\x2f\xfd"
 _START = 4096  # bytes that tell what a file is
 _TEXT = ("jsonl", "csv", "tsv")
@@ -144,7 +148,8 @@ def _open(path: Path, key: str | None) -> Table:
     start = file.read(0, min(file.size, _START)).tobytes()
     file.close()
     if start.startswith((_GZIP, _ZSTD)):
-        return _open_stream(_decompressed(path, start), where, _by_ending(path), key)
+        stream = _decompressed(path, start, where)
+        return _open_stream(stream, where, _by_ending(path), key, is_decompressed=True)
     kind = _kind(start, _by_ending(path))
     if kind in _TEXT:
         return _open_text(path.open("rb"), where, kind, key)
@@ -155,12 +160,17 @@ def _kind(start: bytes, by_ending: str | None) -> str | None:
     """Return what a file is: by its content and, where that does not tell, by its ending."""
     for magic, kind in _STARTS.items():
         if start.startswith(magic):
-            return "pt" if kind == "npz" and by_ending == "pt" else kind
+            is_torch = by_ending == "pt" or re.match(rb"PK.{28}[^/]+/data\.pkl", start, re.DOTALL)
+            return "pt" if kind == "npz" and is_torch else kind
     if start[8:9] == b"{" and int.from_bytes(start[:8], "little") < 1 << 32:
         return "safetensors"
-    if by_ending is not None:
-        return by_ending
-    text = start.removeprefix(b"\xef\xbb\xbf").lstrip()
+    return by_ending or _text_kind(start.removeprefix(b"\xef\xbb\xbf").lstrip())
+
+
+def _text_kind(text: bytes) -> str | None:
+    """Return what a text is by its first line."""
+    if re.match(rb"\[\s*[\[{]|\{\s*\n", text):
+        return "json"
     if text.startswith(b"{"):
         return "jsonl"
     first = text.partition(b"\n")[0]
@@ -176,26 +186,21 @@ def _open_file(path: Path, where: str, kind: str | None, start: bytes, key: str 
         return open_safetensors(path, where, key)
     if kind == "pt":
         return open_torch(path, where, key)
-    _refuse_key(where, key)
+    refuse_key(where, key)
     if kind in ("parquet", "arrow", "stream"):
         from embedfilter.files.tables import arrow  # noqa: PLC0415 - needs pyarrow
 
         if kind == "parquet":
             return arrow.open_parquet(path, where)
         return arrow.open_arrow(path, where, is_stream=kind == "stream")
-    found = "a Feather file of version 1" if kind == "feather1" else shown(start[:16])
+    found = _REFUSED.get(str(kind), shown(start[:16]))
     raise EmbedFilterError(
         f"{where}: expected a file of embeddings, {_ALL}, found {found if start else 'no bytes'}"
     )
 
 
-def _refuse_key(where: str, key: str | None) -> None:
-    if key is not None:
-        raise EmbedFilterError(f"--key: expected none for {where}, found {key!r}")
-
-
 def _open_text(stream: BinaryIO, where: str, kind: str, key: str | None) -> Table:
-    _refuse_key(where, key)
+    refuse_key(where, key)
     return (
         JsonLines(where, stream)
         if kind == "jsonl"
@@ -203,7 +208,14 @@ def _open_text(stream: BinaryIO, where: str, kind: str, key: str | None) -> Tabl
     )
 
 
-def _open_stream(stream: BinaryIO, where: str, by_ending: str | None, key: str | None) -> Table:
+def _open_stream(
+    stream: BinaryIO,
+    where: str,
+    by_ending: str | None,
+    key: str | None,
+    *,
+    is_decompressed: bool = False,
+) -> Table:
     """Open what can be read once, from its beginning to its end."""
     buffered = (
         stream if isinstance(stream, io.BufferedReader) else io.BufferedReader(stream, 1 << 20)  # type: ignore[type-var]
@@ -211,14 +223,17 @@ def _open_stream(stream: BinaryIO, where: str, by_ending: str | None, key: str |
     with reading(where):
         start = buffered.peek(_START)[:_START]
     if start.startswith((_GZIP, _ZSTD)):
-        raise EmbedFilterError(f"{where}: expected data, or data compressed once, found twice")
+        if is_decompressed:
+            raise EmbedFilterError(f"{where}: expected data compressed once, found it twice")
+        inner = _decompressed(buffered, start, where)
+        return _open_stream(inner, where, by_ending, key, is_decompressed=True)
     kind = _kind(start, by_ending)
     if kind in _TEXT:
         return _open_text(buffered, where, str(kind), key)
     if kind == "stream":
         from embedfilter.files.tables import arrow  # noqa: PLC0415 - needs pyarrow
 
-        _refuse_key(where, key)
+        refuse_key(where, key)
         return arrow.open_stream(buffered, where)
     # What is not read from its beginning to its end goes through a file, gone once it is open.
     with tempfile.NamedTemporaryFile(prefix="embedfilter-") as file:
@@ -243,18 +258,18 @@ def _standard_input() -> io.BufferedReader:
     return _StandardInput(raw, 1 << 20)
 
 
-def _decompressed(path: Path, start: bytes) -> BinaryIO:
+def _decompressed(source: Path | BinaryIO, start: bytes, where: str) -> BinaryIO:
     if start.startswith(_GZIP):
         import gzip  # noqa: PLC0415
 
-        return gzip.open(path, "rb")  # type: ignore[return-value]
+        return gzip.open(source, "rb")  # type: ignore[return-value]
     try:
         import pyarrow as pa  # noqa: PLC0415 - an extra
     except ImportError as error:
         raise ImportError(
-            f'{path}: zstd needs pyarrow: pip install "embedfilter[arrow]"'
+            f'{where}: zstd needs pyarrow: pip install "embedfilter[arrow]"'
         ) from error
-    return pa.CompressedInputStream(pa.OSFile(str(path)), "zstd")  # type: ignore[no-any-return]
+    return pa.CompressedInputStream(str(source) if isinstance(source, Path) else source, "zstd")  # type: ignore[no-any-return]
 
 
 class _Several(Table):
@@ -299,7 +314,7 @@ class _Several(Table):
         """Return the column of the first file, which all have."""
         with _open(self._files[0], self._key) as table:
             self._wanted = table.embedding_column(wanted)
-            self.wide = table.wide
+            self.wide, self.schema = table.wide, getattr(table, "schema", None)
         return self._wanted
 
     def parts(self, n_rows: int) -> Iterator[Part]:

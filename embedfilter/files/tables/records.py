@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import re
 import zlib
 from typing import TYPE_CHECKING, Any, BinaryIO
 
@@ -67,13 +68,17 @@ class RecordsPart(Part):
 
 
 def number_list(value: Any) -> Any:
-    """Return a list; what a cell of text holds as JSON, such as "[0.5, 1]", is one, too."""
+    """Return a list of numbers; what a cell of text holds as JSON, "[0.5, 1]", is one, too.
+
+    So is a list of one list, in which llama.cpp's server returns an embedding.
+    """
     if isinstance(value, str) and value.lstrip().startswith("["):
         try:
-            return json.loads(value)
+            value = json.loads(value)
         except ValueError:
             return value
-    return value
+    is_one = isinstance(value, list) and len(value) == 1 and isinstance(value[0], list)
+    return value[0] if is_one else value
 
 
 def _fault(lists: list[Any], name: str, first: int, d: int | None) -> Any:
@@ -119,7 +124,7 @@ class RecordsTable(Table):
     def _read(self) -> Iterator[dict[str, Any]]:
         raise NotImplementedError
 
-    def lines(self) -> Iterator[str]:
+    def lines(self, *, with_ends: bool = False) -> Iterator[str]:
         r"""Iterate over the lines, which \n or \r\n end, and nothing else does; UTF-8."""
         numbered = enumerate(self._stream, 1)
         while True:
@@ -135,7 +140,7 @@ class RecordsTable(Table):
                     f"{self.where}: expected UTF-8 in line {number}, found byte"
                     f" {data[error.start]:#04x}"
                 ) from None
-            yield text.removesuffix("\n").removesuffix("\r")
+            yield text if with_ends else text.removesuffix("\n").removesuffix("\r")
 
     @property
     def names(self) -> list[str]:
@@ -159,6 +164,9 @@ class RecordsTable(Table):
             numbers = [name for name in numbers if any(type(v) is float for v in lists[name])]
         if len(numbers) != 1:
             found = ", ".join(numbers) or f"none among {listed(row)}"
+            printed = [name for name, value in lists.items() if _is_printed(value)]
+            if printed and not numbers:
+                found += f", of which {printed[0]!r} has lists as NumPy prints them, without commas"
             raise EmbedFilterError(
                 f"{self.where}: expected one column of lists of numbers, or --column with its"
                 f" name, found {found}"
@@ -184,6 +192,11 @@ class RecordsTable(Table):
 
 def _is_numbers(value: Any) -> bool:
     return isinstance(value, list) and bool(value) and all(type(v) in (int, float) for v in value)
+
+
+def _is_printed(value: Any) -> bool:
+    """Tell whether a text is what str() makes of an array: digits are lost in it."""
+    return isinstance(value, str) and re.match(r"\s*\[[-+.\s\d]", value) is not None
 
 
 class JsonLines(RecordsTable):

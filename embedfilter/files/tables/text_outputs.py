@@ -6,6 +6,7 @@ import csv
 import datetime
 import io
 import json
+from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any, BinaryIO
 
 import numpy as np
@@ -147,7 +148,10 @@ class CsvOutput:
 
     def _writer(self, text: io.StringIO) -> Any:
         if not self._tabs:
-            return csv.writer(text, lineterminator="\n").writerow
+            # Of the characters in a cell csv quotes those that end lines, before Python 3.13 no
+            # others: both of them end lines, and one is taken off again.
+            lines = SimpleNamespace(write=lambda line: text.write(line.removesuffix("\r\n") + "\n"))
+            return csv.writer(lines, lineterminator="\r\n").writerow
 
         def write(cells: list[str]) -> None:
             if any("\t" in cell or "\n" in cell or "\r" in cell for cell in cells):
