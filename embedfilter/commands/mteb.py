@@ -91,11 +91,11 @@ def _numbers(ctx: click.Context, option: click.Parameter, value: str) -> list[fl
 @revision_option
 @json_option
 def mteb(model: str, tasks: str, output: Path, as_json: bool, **options: Any) -> None:
-    """Score a causal language model's embeddings on MTEB, under several filters.
+    """Score a model on MTEB, without a filter and with several.
 
-    MODEL is a folder of transformers, a GGUF file or an id on the Hugging Face Hub. The tasks' data
-    come from the Hub. Each text is embedded once, and kept: a run that was ended goes on where it
-    was when the same command is given again.
+    MODEL, a causal language model, is a folder of transformers, a GGUF file or an id on the Hub,
+    where the tasks' data are, too. Each text is embedded once, and kept: a run that was ended goes
+    on where it was when the same command is given again.
 
     \b
     Examples:

@@ -116,8 +116,7 @@ class KeptEmbeddings:
 
 
 def _key(text: str) -> bytes:
-    # A text may hold half a surrogate pair, which UTF-8 does not have.
-    return hashlib.blake2b(text.encode("utf-8", "surrogatepass"), digest_size=16).digest()
+    return hashlib.blake2b(text.encode(), digest_size=16).digest()
 
 
 def _digest(model: Any) -> str:

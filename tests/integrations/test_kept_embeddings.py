@@ -16,7 +16,7 @@ from embedfilter.errors import EmbedFilterError
 from embedfilter.integrations import kept_embeddings
 from embedfilter.integrations.kept_embeddings import KeptEmbeddings
 
-TEXTS = ["one", "", "another text", "one", "half a pair: \ud800", "é"]
+TEXTS = ["one", "", "another text", "one", "é"]
 
 
 @pytest.fixture(scope="module")
@@ -33,7 +33,7 @@ def test_each_text_is_embedded_once(
 ) -> None:
     monkeypatch.setattr(kept_embeddings, "_CHUNK", 2)
     embed = model(folder)
-    texts = [text for text in TEXTS if "\ud800" not in text]
+    texts = TEXTS
     expected = np.stack([embed.encode(text) for text in texts])
     embedded: list[str] = []
     own = embed.encode
