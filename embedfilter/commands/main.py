@@ -20,6 +20,7 @@ from embedfilter.commands.export import export
 from embedfilter.commands.fit import fit
 from embedfilter.commands.inspect import inspect
 from embedfilter.commands.lens import lens
+from embedfilter.commands.mteb import mteb
 from embedfilter.commands.plot import plot
 from embedfilter.errors import EmbedFilterError
 from embedfilter.version import __version__
@@ -87,5 +88,5 @@ def main() -> None:
     """Better, smaller text embeddings from a language model's own unembedding matrix."""
 
 
-for command in (fit, calibrate, apply, encode, evaluate, inspect, lens, plot, export, demo):
+for command in (fit, calibrate, apply, encode, evaluate, mteb, inspect, lens, plot, export, demo):
     main.add_command(command)
