@@ -9,8 +9,14 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#ifdef _WIN32
+#include <malloc.h>
+#include <windows.h>
+#define free _aligned_free /* all memory here is of new_memory() */
+#else
 #include <sys/mman.h>
 #include <unistd.h>
+#endif
 
 enum { LARGEST = 300 };
 static const size_t SIZES[] = {0,  1,  2,  3,  4,  5,  7,  8,  9,  11, 12, 13,  15,  16,  17,  23,
@@ -44,11 +50,22 @@ static void same(const char *kernel, size_t n, const void *a, const void *b, siz
     }
 }
 
-static float *floats(size_t n) {
+/* Bytes on a cache line's edge. */
+static void *new_memory(size_t bytes) {
     void *memory = NULL;
-    if (posix_memalign(&memory, 64, (n + 1) * sizeof(float)) != 0)
+#ifdef _WIN32
+    memory = _aligned_malloc(bytes, 64);
+#else
+    if (posix_memalign(&memory, 64, bytes) != 0)
+        memory = NULL;
+#endif
+    if (memory == NULL)
         exit(2);
-    float *values = memory;
+    return memory;
+}
+
+static float *floats(size_t n) {
+    float *values = new_memory((n + 1) * sizeof *values);
     for (size_t i = 0; i < n; i++)
         values[i] = random_float();
     return values;
@@ -109,11 +126,21 @@ static void test_convert(size_t n) {
 
 /* The end of n bytes after which memory ends: reading on is a fault. Never freed. */
 static uint8_t *end_of_memory(size_t n) {
+#ifdef _WIN32
+    SYSTEM_INFO system;
+    GetSystemInfo(&system);
+    const size_t page = system.dwPageSize, room = (n + page - 1) / page * page;
+    DWORD before;
+    uint8_t *memory = VirtualAlloc(NULL, room + page, MEM_RESERVE | MEM_COMMIT, PAGE_READWRITE);
+    if (memory == NULL || !VirtualProtect(memory + room, page, PAGE_NOACCESS, &before))
+        exit(2);
+#else
     const size_t page = (size_t)sysconf(_SC_PAGESIZE), room = (n + page - 1) / page * page;
     uint8_t *memory =
         mmap(NULL, room + page, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
     if (memory == MAP_FAILED || mprotect(memory + room, page, PROT_NONE) != 0)
         exit(2);
+#endif
     return memory + room;
 }
 
@@ -156,10 +183,8 @@ static void test_gram(size_t n) {
     oracle->gram_f32(shape, a, b, n, y, b);
     same("gram_f32", n, x, y, n_sums * sizeof *x);
 
-    double *wide_a = malloc((n + 1) * shape.columns * sizeof(double));
-    double *wide_b = malloc((n + 1) * shape.columns * sizeof(double));
-    if (wide_a == NULL || wide_b == NULL)
-        exit(2);
+    double *wide_a = new_memory((n + 1) * shape.columns * sizeof(double));
+    double *wide_b = new_memory((n + 1) * shape.columns * sizeof(double));
     double scale = 0.0;
     for (size_t i = 0; i < n * shape.columns; i++) {
         wide_a[i] = (double)a[i];
@@ -266,12 +291,13 @@ static void test_lens(size_t n) {
     const size_t step = 2 * shape.rows + 6;
     const float *const rows[EF_WIDE_ROWS] = {a, a + 1, b, b + 2, b + 3, a + 2, a + 3, b + 4};
     const float factors[EF_WIDE_ROWS] = {29.0f, 1.7f, 0.0f, 0.003f, 3.1f, 0.9f, 7.0f, 11.0f};
-    int16_t *x = calloc(n + 1, step * sizeof *x), *y = calloc(n + 1, step * sizeof *y);
-    if (x == NULL || y == NULL)
-        exit(2);
+    const size_t bytes = (n + 1) * step * sizeof(int16_t);
+    int16_t *x = new_memory(bytes), *y = new_memory(bytes);
+    memset(x, 0, bytes);
+    memset(y, 0, bytes);
     best->interleave_i16(shape, rows, factors, n, x, step);
     oracle->interleave_i16(shape, rows, factors, n, y, step);
-    same("interleave_i16", n, x, y, (n + 1) * step * sizeof *x);
+    same("interleave_i16", n, x, y, bytes);
     free(x), free(y);
 
     /* Magnitudes as of rows of length 32700: no sum leaves int32. */
