@@ -150,6 +150,30 @@ def mean(sets: dict[str, Any], figures: dict[str, float]) -> dict[str, float]:
     return by_kind | {"mean": float(np.mean(list(by_kind.values())))}
 
 
+def tables(report: dict[str, Any]) -> str:
+    """Return the tables of docs/results.md."""
+    kinds = list(report["sets"].values())
+    titles = {
+        "mean": "Mean of the two kinds",
+        "pairs": f"Scored pairs (Spearman x 100, mean of {kinds.count('pairs')} sets)",
+        "labels": f"Nearest neighbours (accuracy x 100, mean of {kinds.count('labels')} sets)",
+    }
+    rows = report["models"]
+    columns = [f"{row['name']}, {row['template']}" for row in rows]
+    lines = []
+    for key, title in titles.items():
+        lines += [f"**{title}**", "", f"| at 1/2, 1/4, 1/8 | {' | '.join(columns)} |"]
+        lines += ["|---" * (len(rows) + 1) + "|"]
+        for method in rows[0]["methods"]:
+            cells = (
+                ", ".join(f"{one[key]:.1f}" for one in row["methods"][method].values())
+                for row in rows
+            )
+            lines.append(f"| {method} | {' | '.join(cells)} |")
+        lines.append("")
+    return "\n".join(lines)
+
+
 def words_of(checkpoint: Path, template: str, folder: Path | None) -> Rows:
     """Return embeddings of words of the vocabulary, kept in a folder if there is one."""
     kept = None if folder is None else folder / f"{checkpoint.stem}.{template}.words.npy"
@@ -166,7 +190,7 @@ def words_of(checkpoint: Path, template: str, folder: Path | None) -> Rows:
 
 
 def main() -> None:
-    """Score all, print a table a model, write results/backbones.json; plot.py draws it."""
+    """Score all, print tables, write results/backbones.json; plot.py draws it."""
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
     parser.add_argument("sets", type=Path)
     parser.add_argument("files", nargs="+", type=Path)
@@ -208,6 +232,7 @@ def main() -> None:
             print(f"{method:<30} {cells}", flush=True)
         report["models"].append(row)
         write("backbones", report)  # what is done, should the rest be interrupted
+    print(f"\n{tables(report)}")
     print(f"python benchmarks/plot.py draws {RESULTS / 'backbones.png'}")
 
 

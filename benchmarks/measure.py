@@ -84,11 +84,17 @@ class Limits:
 
     def flops(self, n_threads: int = N_THREADS) -> float:
         """Return float32 operations a second, a fused multiply-add being two."""
-        return float(self._library.fma_rate(n_threads))
+        return self._positive(self._library.fma_rate(n_threads))
 
     def read(self, n_bytes: int, n_threads: int = N_THREADS) -> float:
         """Return bytes a second read from a buffer of this size, again and again."""
-        return float(self._library.read_rate(n_threads, ctypes.c_size_t(n_bytes)))
+        return self._positive(self._library.read_rate(n_threads, ctypes.c_size_t(n_bytes)))
+
+    @staticmethod
+    def _positive(rate: float) -> float:
+        if rate <= 0:
+            raise RuntimeError("the machine's limit could not be measured: 1 to 64 threads")
+        return rate
 
 
 def interleaved(

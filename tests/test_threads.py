@@ -302,12 +302,11 @@ project()
 everywhere = os.sched_getaffinity(0)
 for cpus in ({min(everywhere)}, everywhere):
     os.sched_setaffinity(0, cpus)
-    for _ in range(1000):  # a thread that is not called, as it was of no use, has no need to know
+    # A thread that is not called, as it was of no use, has no need to know.
+    while allowed(worker) != allowed(os.getpid()):
         project()
         time.sleep(0.002)
-        if allowed(worker) == allowed(os.getpid()):
-            break
-    print(allowed(worker) == allowed(os.getpid()))
+    print("followed")
 """
 
 
@@ -317,7 +316,7 @@ def test_workers_follow_the_affinity(tmp_path: Path) -> None:
         [sys.executable, "-c", WORKERS_AFFINITY],
         cwd=tmp_path, capture_output=True, text=True, check=True,
     )  # fmt: skip
-    assert done.stdout == "True\nTrue\n"
+    assert done.stdout == "followed\nfollowed\n"
 
 
 WORKERS = """

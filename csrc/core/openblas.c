@@ -132,7 +132,8 @@ static bool find_file(char path[], size_t size) {
 }
 
 /* When it is loaded OpenBLAS makes a thread for each processor but one that the loading thread may
- * use, and interrupts the process where it cannot. We need none of them. */
+ * use, and interrupts the process where it cannot. We need none of them: on Linux with glibc it
+ * makes none; elsewhere it counts all processors, whatever the thread may use. */
 static void *open_file(const char *path) {
 #ifdef __linux__
     cpu_set_t before, one;
@@ -174,7 +175,8 @@ static ef_status load(ef_detail *detail) {
         memcpy((char *)&functions + FUNCTIONS[i].place, &address, sizeof address);
     }
     /* After OpenBLAS's own, so that ours comes first before a fork. */
-    pthread_atfork(before_fork, after_fork_in_parent, after_fork_in_child);
+    if (pthread_atfork(before_fork, after_fork_in_parent, after_fork_in_child) != 0)
+        return refuse(detail, "cannot be used beside forks: out of memory");
     return EF_OK;
 }
 

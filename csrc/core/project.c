@@ -297,6 +297,7 @@ ef_status ef_project(const ef_filter *filter, ef_matrix x, ef_output form, void 
         return project(filter, x, form, out, 1, detail);
     const ef_trial trial = ef_begin_trial(x.n_rows, per_row, n_threads);
     const ef_status status = project(filter, x, form, out, trial.n_threads, detail);
-    ef_end_trial(&trial);
+    if (status == EF_OK)
+        ef_end_trial(&trial);
     return status;
 }

@@ -4,7 +4,9 @@
  * turns on a machine that others use, and then what a caller sees of its own tasks (threads.c) does
  * not tell. So of each PERIOD calls of a kind some are made with threads and as many without,
  * and the rest in the way that was faster. What either way takes is a mean over the last calls, in
- * which one that was held up counts for no more than a few times the mean. */
+ * which one that was held up counts for no more than a few times the mean; in the first period it
+ * is the least. Threads that take three times as long, or more, are tried less often. Where the
+ * kernels are changed, the means follow. */
 #include "core/trials.h"
 
 #include <math.h>
@@ -13,12 +15,14 @@
 
 enum {
     PERIOD = 128,
-    TRIED = 4, /* calls in a row each way, the first of which wakes threads and does not count */
+    TRIED = 4,  /* calls in a row each way, the first of which wakes threads and does not count */
+    SELDOM = 8, /* periods without a trial of threads that are far slower */
     ROW_KINDS = 16,
-    SIZE_KINDS = 48
+    SIZE_KINDS = 48,
+    THREAD_KINDS = 16
 };
 static const double LONG = 1 << 28; /* multiply-adds: some milliseconds */
-static const float OUTLIER = 4, NEW_PART = 0.25F;
+static const float OUTLIER = 4, RISE = 0.25F, FALL = 0.5F;
 
 /* Nanoseconds for each multiply-add, 0 before there is one. Callers in several threads share it; a
  * call that one of them overwrites is no loss. */
@@ -27,7 +31,8 @@ typedef struct record {
     _Atomic float alone, shared;
 } record;
 
-static record records[ROW_KINDS][SIZE_KINDS]; /* by the binary logarithms of rows, work of a row */
+/* By the binary logarithms of the rows, of the work of a row, and of the threads. */
+static record records[ROW_KINDS][SIZE_KINDS][THREAD_KINDS];
 
 static long nanoseconds(void) {
     struct timespec now;
@@ -37,16 +42,19 @@ static long nanoseconds(void) {
 
 ef_trial ef_begin_trial(size_t n_rows, double per_row, size_t n_threads) {
     ef_trial trial = {.n_threads = n_threads, .work = (double)n_rows * per_row};
-    const int rows = ilogb((double)n_rows), size = ilogb(per_row);
-    if (trial.work >= LONG || rows < 0 || rows >= ROW_KINDS || size < 0 || size >= SIZE_KINDS)
+    const int rows = ilogb((double)n_rows), size = ilogb(per_row), threads = ilogb(n_threads);
+    if (trial.work >= LONG || rows < 0 || rows >= ROW_KINDS || size < 0 || size >= SIZE_KINDS ||
+        threads >= THREAD_KINDS)
         return trial;
-    record *r = &records[rows][size];
-    const unsigned call = atomic_fetch_add_explicit(&r->n_calls, 1, memory_order_relaxed) % PERIOD;
+    record *r = &records[rows][size][threads];
+    const unsigned n_calls = atomic_fetch_add_explicit(&r->n_calls, 1, memory_order_relaxed);
+    const unsigned call = n_calls % PERIOD;
     const float alone = r->alone, shared = r->shared;
     const bool faster_alone = alone > 0 && alone < shared;
+    const bool hopeless = faster_alone && 3 * alone < shared && n_calls / PERIOD % SELDOM > 0;
     trial.record = r;
     trial.counts = call % TRIED > 0 || call >= 2 * TRIED;
-    if (call >= TRIED && (call < 2 * TRIED || faster_alone))
+    if (hopeless || (call >= TRIED && (call < 2 * TRIED || faster_alone)))
         trial.n_threads = 1;
     trial.start = nanoseconds();
     return trial;
@@ -58,5 +66,9 @@ void ef_end_trial(const ef_trial *trial) {
         return;
     _Atomic float *mean = trial->n_threads == 1 ? &r->alone : &r->shared;
     const float old = *mean, took = (float)((double)(nanoseconds() - trial->start) / trial->work);
-    *mean = old <= 0 ? took : old + NEW_PART * (fminf(took, OUTLIER * old) - old);
+    const float change = fminf(took, OUTLIER * old) - old;
+    if (old <= 0 || (r->n_calls < PERIOD && change < 0))
+        *mean = took;
+    else if (r->n_calls >= PERIOD)
+        *mean = old + (change < 0 ? FALL : RISE) * change;
 }

@@ -15,10 +15,10 @@ typedef struct ef_trial {
 } ef_trial;
 
 /* Begins a call of n_rows times per_row multiply-adds, which may use n_threads > 1. Calls of about
- * the same sizes are one kind. */
+ * the same sizes, with about as many threads, are one kind. */
 ef_trial ef_begin_trial(size_t n_rows, double per_row, size_t n_threads);
 
-/* Ends it: how long it took is what later ones are chosen by. */
+/* Ends one that went well: how long it took is what later ones are chosen by. */
 void ef_end_trial(const ef_trial *trial);
 
 #endif

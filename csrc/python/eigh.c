@@ -51,7 +51,7 @@ static PyObject *eigh(PyObject *module, PyObject *args) {
     double *values_data = PyArray_DATA((PyArrayObject *)values);
     double *vectors_data = PyArray_DATA((PyArrayObject *)vectors);
     ef_detail detail = {0};
-    /* With the interpreter held: no thread of Python's may fork meanwhile. */
+    /* With the interpreter held, where there is one lock: no thread of Python's forks meanwhile. */
     ef_status status = ef_load_openblas(&detail);
     if (status != EF_OK) {
         raise_status(status, detail);

@@ -29,8 +29,8 @@ def as_array(X: Any, name: str) -> NDArray[Any]:
         are left behind; a pandas or polars frame or an Arrow table of columns of numbers, or of
         one column of lists and any others; a pandas or polars Series, a pyarrow Array or
         ChunkedArray of lists, arrays or tensors; a Dataset or a column of Hugging Face's
-        datasets; a list or an iterator of rows of any of these; whatever NumPy takes, or has
-        `to_numpy`, or offers DLPack.
+        datasets; a list, or what can be gone through again, of any of these; whatever NumPy takes,
+        or has `to_numpy`, or offers DLPack.
     name : str
         The argument's name, for messages.
 

@@ -32,7 +32,13 @@ from embedfilter.evaluation.inputs import (
     encoded,
 )
 from embedfilter.evaluation.measures import Measure
-from embedfilter.evaluation.methods import NO_FILTER, Method, all_methods
+from embedfilter.evaluation.methods import (
+    NO_FILTER,
+    Method,
+    all_methods,
+    forget,
+    to_calibrate,
+)
 from embedfilter.evaluation.report import Evaluation
 from embedfilter.evaluation.split import halves
 from embedfilter.evaluation.tasks import Task, unit_rows
@@ -132,6 +138,8 @@ def evaluate(
     UserWarning
         If rows are duplicates, a sample was taken, or the halves could not be kept apart.
     """
+    if words is not None and source is None and encode_with is None:
+        raise ValueError("words: expected a source of the filter with them, found None")
     if base is not None:
         source = as_source(base, source, encode_with)
     if encode_with is not None:
@@ -167,26 +175,35 @@ def evaluate(
                 for name, measure in measures.items():
                     of_method.setdefault(name, []).append(measure)
                 bar.update()
+    forget()
     found = _summary(task, scored, list(filters), notes)
     if found.advice.method is None:
         return found
+    calibrated, given = to_calibrate(d, filters), list(filters.values())[-1]
+    checkpoint, filter_file = _origin(source)
+    if base is not None:
+        checkpoint = [_origin(encode_with)[0][0], *checkpoint]
+    whole = calibrated.n_components == given.n_components
+    judged_alone = found.advice.method[0] in filters
     command = command_for(
         found.advice.method,
-        list(filters.values())[-1].kind,
-        *_origin(source),
+        calibrated.kind,
+        calibrated.n_components,
+        source=checkpoint,
+        filter_file=filter_file if whole or judged_alone else "",
         template=template,
     )
     return dataclasses.replace(found, advice=dataclasses.replace(found.advice, command=command))
 
 
-def _origin(source: Any) -> tuple[str, str]:
-    """Return the checkpoint, and the filter's file: one is "", if the other was given."""
+def _origin(source: Any) -> tuple[list[str], str]:
+    """Return the checkpoint, and the filter's file: one is empty, if the other was given."""
     from embedfilter.files.filter_file import is_filter_file  # noqa: PLC0415 - light import
 
     if isinstance(source, (str, os.PathLike)):
         name = os.fspath(source)
-        return ("", name) if is_filter_file(Path(name)) else (name, "")
-    return ("", "FILTER") if isinstance(source, EmbedFilter) else ("MODEL", "")
+        return ([], name) if is_filter_file(Path(name)) else ([name], "")
+    return ([], "FILTER") if isinstance(source, EmbedFilter) else (["MODEL"], "")
 
 
 def _score_half(

@@ -17,7 +17,17 @@ from scipy.linalg import eigh
 
 from embedfilter.filter import EmbedFilter
 
-__all__ = ["CALIBRATED", "CONTROLS", "NO_FILTER", "PCA_NAME", "VOCABULARY", "Method", "all_methods"]
+__all__ = [
+    "CALIBRATED",
+    "CONTROLS",
+    "NO_FILTER",
+    "PCA_NAME",
+    "VOCABULARY",
+    "Method",
+    "all_methods",
+    "forget",
+    "to_calibrate",
+]
 
 NO_FILTER = "no filter"
 PCA_NAME = "PCA"
@@ -77,7 +87,7 @@ def all_methods(
     words : (n, d) float32, optional
         The vocabulary's, to calibrate it on.
     """
-    base = _to_calibrate(d, filters)
+    base = to_calibrate(d, filters)
     calibrations = []
     if base.mean is None:
         size = base.n_components
@@ -102,7 +112,7 @@ def all_methods(
     ]
 
 
-def _to_calibrate(d: int, filters: dict[str, EmbedFilter]) -> EmbedFilter:
+def to_calibrate(d: int, filters: dict[str, EmbedFilter]) -> EmbedFilter:
     """Return the filter whose directions are calibrated: half of those of the last, or all."""
     if not filters:
         return EmbedFilter.from_matrix(np.eye(d, dtype=np.float32), kind="identity")
@@ -146,7 +156,7 @@ def _principal(X: _Rows) -> _Principal:
     return _axes_of(_Key(X))
 
 
-@functools.lru_cache(maxsize=1)  # three methods fit the same rows
+@functools.lru_cache(maxsize=1)  # three methods fit the same rows; `forget` lets them go
 def _axes_of(key: _Key) -> _Principal:
     wide = key.X.astype(np.float64)
     mean = wide.mean(axis=0)
@@ -158,6 +168,11 @@ def _axes_of(key: _Key) -> _Principal:
         axes[:, ::-1].T.astype(np.float32),
         np.maximum(variances[::-1], 0),
     )
+
+
+def forget() -> None:
+    """Let go of the rows that were fitted last."""
+    _axes_of.cache_clear()
 
 
 def _pca(X: _Rows) -> _Map:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import shlex
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -145,35 +145,48 @@ def advise(scores: dict[Key, Measure], filters: Iterable[str], measure: str) -> 
     return Advice(f"Best here: {'; '.join(chosen)}.", None, best)
 
 
-def command_for(key: Key, kind: str, source: str, filter_file: str, template: str) -> str:
-    """Return the command that makes the filter that is recommended.
+def command_for(
+    key: Key,
+    kind: str,
+    n_components: int,
+    *,
+    source: Sequence[str],
+    filter_file: str,
+    template: str,
+) -> str:
+    """Return the command that makes the filter that is recommended, "" if none does.
 
     Parameters
     ----------
     key : tuple
         The method, and its number of dimensions.
-    kind : str
+    kind, n_components : str, int
         Of the filter that is calibrated.
-    source : str
-        The checkpoint; "" if a filter was given.
+    source : sequence of str
+        The checkpoint, and its base if it has one; empty if a filter was given.
     filter_file : str
-        The file of that filter.
+        The file of that filter; "" where only a part of it was calibrated.
     template : str
         Of the embeddings, where they are known to be of a model.
     """
     name, k = key
-    fit = f"embedfilter fit {shlex.quote(source)} --kind"
+    model, *bases = source or ["MODEL"]
+    base = "".join(f" --base {shlex.quote(each)}" for each in bases)
+    fit = f"embedfilter fit {shlex.quote(model)}{base} --kind"
     if name not in (CALIBRATED, VOCABULARY):
         if source:
             return f"{fit} {name} --components {k} -o {name}.safetensors"
         return f"embedfilter apply {shlex.quote(filter_file)} EMBEDDINGS OUT --components {k}"
-    first = f"{fit} {kind} -o {kind}.safetensors && " if source else ""
+    file = f"{kind}.safetensors"
+    first = f"{fit} {kind} --components {n_components} -o {file} && " if source else ""
     sample = (
-        f"--vocabulary {shlex.quote(source or 'MODEL')} --template {template}"
+        f"--vocabulary {shlex.quote(model)} --template {template}"
         if name == VOCABULARY
         else "EMBEDDINGS"
     )
-    of = f"{kind}.safetensors" if source else shlex.quote(filter_file)
+    if not (source or filter_file):
+        return ""
+    of = file if source else shlex.quote(filter_file)
     return f"{first}embedfilter calibrate {of} {sample} --components {k} -o calibrated.safetensors"
 
 

@@ -71,7 +71,9 @@ def atomic_output(path: Path) -> Iterator[BinaryIO]:
 
     If the block raises, or the process is killed, what was at `path` before is still there;
     a killed process leaves the temporary file, ``.<random>.part``, behind. A file that exists
-    keeps its permissions. A symbolic link stays one: the file it leads to is written.
+    keeps its permissions. A symbolic link stays one: the file it leads to is written. A file that is
+    mounted by itself cannot be replaced and is written over: if that fails, what was to be written is
+    kept beside it, as ``.<random>.kept``.
 
     Parameters
     ----------
@@ -105,14 +107,27 @@ def atomic_output(path: Path) -> Iterator[BinaryIO]:
 
 
 def _put(temporary: Path, target: Path) -> None:
-    """Give a file its name; one that is mounted by itself, as containers do, is written over."""
+    """Give a file its name; one that is mounted by itself, as containers do, is written over.
+
+    That alone can be cut short: what was to be written is then kept beside it, and told.
+    """
     try:
         temporary.replace(target)
     except OSError as error:
         if error.errno != errno.EBUSY:
             raise
-        shutil.copyfile(temporary, target)
-        temporary.unlink()
+        kept = temporary.with_suffix(".kept")
+        temporary.rename(kept)
+        try:
+            with kept.open("rb") as source, target.open("r+b") as file:
+                shutil.copyfileobj(source, file)
+                file.truncate()
+                file.flush()
+                os.fsync(file.fileno())
+        except OSError as failure:
+            told = f"{failure.strerror}; all that was to be written is in {kept.name}"
+            raise OSError(failure.errno, told) from None
+        kept.unlink()
 
 
 class _Output(io.FileIO):

@@ -26,6 +26,9 @@ __all__ = ["SampleStatistics", "calibrate"]
 # with whitening alone, the many small ones would drown the few that tell topics apart. Those of
 # words say less of what the texts are about, and are divided by more fully.
 _FLOOR = 5.0
+# Added to the mean variance of the first component, less to each later one. Directions in which a
+# sample of fewer rows than components does not vary are equal, and would come in any order.
+_TIE = 1e-6
 _FLOOR_OF_WORDS = 1.0
 # The mean is pulled towards zero as if by so many rows; of the mean of words this share is meant.
 _MEAN_ROWS = 10
@@ -248,6 +251,8 @@ def calibrate(
         floor = _FLOOR
     if sample := description_of(X_sample):
         told["calibration_sample"] = sample
+    if n <= len(mean):  # what a small sample leaves open goes in the order of the filter
+        covariance = covariance + np.diag(_TIE * typical * np.arange(len(mean), 0, -1) / len(mean))
     values, axes = _core.eigh(covariance, np.arange(len(mean))[::-1].copy(), threads)
     variances = (1 - shrinkage) * np.maximum(values[::-1], 0.0) + shrinkage * typical
     scales = (variances + floor * typical) ** (-whitening / 2)

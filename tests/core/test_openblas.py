@@ -42,8 +42,8 @@ def mapped():
 
 W = np.random.default_rng(0).standard_normal((100, 40)).astype(np.float32)
 components = np.eye(40, dtype=np.float32)[:20]
-EmbedFilter(components, np.arange(20), np.ones(40), kind="edge", metadata={}).save("f.npz")
-f = EmbedFilter.load("f.npz")
+EmbedFilter(components, np.arange(20), np.ones(40), kind="edge", metadata={}).save("f.safetensors")
+f = EmbedFilter.load("f.safetensors")
 f.transform(W)
 print(mapped())
 EmbedFilter.from_matrix(W)

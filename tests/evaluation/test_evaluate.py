@@ -23,8 +23,9 @@ import embedfilter
 from embedfilter import EmbedFilter, evaluate
 from embedfilter.arrays.vocabulary_sample import VocabularySample
 from embedfilter.evaluation import Evaluation, measures
-from embedfilter.evaluation.methods import all_methods
+from embedfilter.evaluation.methods import CALIBRATED, VOCABULARY, all_methods
 from embedfilter.evaluation.split import halves
+from embedfilter.evaluation.verdicts import command_for
 
 D = 32
 
@@ -468,3 +469,21 @@ def test_the_command_takes_relevances_and_one_source(head: NDArray, tmp_path: Pa
     line = failure("evaluate", tmp_path / "x.npy", "--filter", tmp_path / "f.safetensors",
                    "--model", tmp_path / "head.npy")  # fmt: skip
     assert "--filter, --model: expected one of them" in line
+
+
+def test_the_advised_commands_make_what_was_judged(tmp_path: Path) -> None:
+    f, edge = str(tmp_path / "f.safetensors"), ("edge", 8)
+    of_file = {"kind": "edge", "n_components": 16, "source": [], "template": "echo"}
+    of_model = {**of_file, "source": ["m", "b c"], "filter_file": ""}
+    assert command_for(edge, **of_file, filter_file=f).startswith(f"embedfilter apply {f}")
+    fit = "embedfilter fit m --base 'b c' --kind edge --components "
+    assert command_for(edge, **of_model) == f"{fit}8 -o edge.safetensors"
+    for name, sample in (
+        (CALIBRATED, "EMBEDDINGS"),
+        (VOCABULARY, "--vocabulary m --template echo"),
+    ):
+        calibrate = f"embedfilter calibrate edge.safetensors {sample} --components 8"
+        assert command_for((name, 8), **of_model) == (
+            f"{fit}16 -o edge.safetensors && {calibrate} -o calibrated.safetensors"
+        )
+        assert command_for((name, 8), **of_file, filter_file="") == ""  # a part of a filter

@@ -6,6 +6,7 @@ import errno
 import json
 import os
 import socket
+import shutil
 import stat
 import struct
 import subprocess
@@ -432,3 +433,13 @@ def test_a_file_that_is_mounted_is_written_over(
         file.write(b"new")
     assert path.read_bytes() == b"new"
     assert list(tmp_path.iterdir()) == [path]
+
+    def full(*_: object) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(shutil, "copyfileobj", full)
+    with pytest.raises(OSError, match="No space left on device; all that was to be written is in"):
+        with atomic_output(path) as file:
+            file.write(b"newer")
+    [kept] = set(tmp_path.iterdir()) - {path}
+    assert kept.read_bytes() == b"newer"

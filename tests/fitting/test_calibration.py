@@ -445,3 +445,16 @@ def test_more_paraphrases_are_found(smollm2: Path, demo_embeddings, template: st
         ])  # fmt: skip
     assert gains[288] > 0.01
     assert gains[72] > 0.12
+
+
+def test_what_few_rows_leave_open_is_determined(rng: np.random.Generator) -> None:
+    """In the order of the filter: rounding in the rows does not turn the rest around."""
+    f = EmbedFilter.from_matrix(head_with_spectrum(400, model_like_spectrum(64), rng), ratio=2)
+    X = rng.standard_normal((12, 64))
+    first = f.calibrate(X, whitening=0)
+    other = f.calibrate(X * (1 + 1e-12 * rng.standard_normal(X.shape)), whitening=0)
+    assert np.abs(first.components - other.components).max() < 1e-3
+    # Beyond the rows' 11 directions come those nearest to the filter's own first ones.
+    rest = first.components[11:] @ f.components.T
+    position = np.square(rest) @ np.arange(32)
+    assert (np.diff(position) > 0).all()

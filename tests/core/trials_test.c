@@ -1,0 +1,50 @@
+/* How calls are tried with threads and without, by a clock that the test sets. */
+#include "core/trials.h"
+
+#include <stdio.h>
+#include <time.h>
+
+enum { CALLS = 1280, ROWS = 8, THREADS = 4 };
+static const double PER_ROW = 1 << 16;
+
+static long clock_now;
+
+/* In place of the C library's. */
+int clock_gettime(clockid_t id, struct timespec *now) {
+    (void)id;
+    *now = (struct timespec){clock_now / 1000000000, clock_now % 1000000000};
+    return 0;
+}
+
+/* Of calls that take so long each way, how many were made alone. The first of all is held up. */
+static int calls_alone(size_t n_rows, size_t n_threads, long alone, long shared) {
+    int n = 0;
+    for (int i = 0; i < CALLS; i++) {
+        const ef_trial trial = ef_begin_trial(n_rows, PER_ROW, n_threads);
+        clock_now += trial.n_threads == 1 ? alone : shared;
+        clock_now += i == 1 ? 100000000 : 0;
+        n += trial.n_threads == 1;
+        ef_end_trial(&trial);
+    }
+    return n;
+}
+
+static int n_wrong;
+
+static void check(const char *what, int n, int least, int most) {
+    if (n < least || n > most)
+        n_wrong++;
+    printf("%s: %d of %d alone, expected %d to %d\n", what, n, CALLS, least, most);
+}
+
+int main(void) {
+    const int tried = CALLS / 128 * 4;
+    check("threads are faster", calls_alone(ROWS, THREADS, 100, 60), tried, CALLS / 4);
+    check("threads are slower", calls_alone(4 * ROWS, THREADS, 100, 120), CALLS - 2 * tried, CALLS);
+    check("threads are far slower", calls_alone(16 * ROWS, THREADS, 100, 900), CALLS - 12, CALLS);
+    check("another number of threads", calls_alone(16 * ROWS, 2, 100, 60), tried, CALLS / 4);
+    check("they became faster", calls_alone(4 * ROWS, THREADS, 100, 60), tried, CALLS / 4);
+    check("long calls", calls_alone(1 << 14, THREADS, 1, 2), 0, 0);
+    check("calls of too many rows", calls_alone((size_t)1 << 40, THREADS, 1, 2), 0, 0);
+    return n_wrong > 0;
+}
