@@ -71,9 +71,9 @@ def atomic_output(path: Path) -> Iterator[BinaryIO]:
 
     If the block raises, or the process is killed, what was at `path` before is still there;
     a killed process leaves the temporary file, ``.<random>.part``, behind. A file that exists
-    keeps its permissions. A symbolic link stays one: the file it leads to is written. A file that is
-    mounted by itself cannot be replaced and is written over: if that fails, what was to be written is
-    kept beside it, as ``.<random>.kept``.
+    keeps its permissions. A symbolic link stays one: the file it leads to is written. A file that
+    is mounted by itself cannot be replaced and is written over: if that fails, what was to be
+    written is kept beside it, as ``.<random>.kept``.
 
     Parameters
     ----------

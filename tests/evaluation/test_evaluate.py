@@ -227,7 +227,8 @@ def test_the_vocabulary_is_a_candidate(head: NDArray, rng: np.random.Generator) 
         expected.append(np.mean(labels[side][cosines.argmax(axis=1)] == labels[side]))
     ours = figure(found, "vocabulary", D // 2, "1-NN accuracy")
     assert ours.value == pytest.approx(np.mean(expected))
-    assert "vocabulary" not in {r.method for r in evaluate(X, labels=labels, words=words).results}
+    with pytest.raises(ValueError, match="words: expected a source"):
+        evaluate(X, labels=labels, words=words)
     with pytest.raises(ValueError, match=r"words"):
         evaluate(X, f, labels=labels, words=words[:, :8])
 

@@ -5,8 +5,8 @@ from __future__ import annotations
 import errno
 import json
 import os
-import socket
 import shutil
+import socket
 import stat
 import struct
 import subprocess
@@ -438,8 +438,8 @@ def test_a_file_that_is_mounted_is_written_over(
         raise OSError(errno.ENOSPC, "No space left on device")
 
     monkeypatch.setattr(shutil, "copyfileobj", full)
-    with pytest.raises(OSError, match="No space left on device; all that was to be written is in"):
-        with atomic_output(path) as file:
-            file.write(b"newer")
+    told = "No space left on device; all that was to be written is in"
+    with pytest.raises(OSError, match=told), atomic_output(path) as file:
+        file.write(b"newer")
     [kept] = set(tmp_path.iterdir()) - {path}
     assert kept.read_bytes() == b"newer"

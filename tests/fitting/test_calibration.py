@@ -449,7 +449,8 @@ def test_more_paraphrases_are_found(smollm2: Path, demo_embeddings, template: st
 
 def test_what_few_rows_leave_open_is_determined(rng: np.random.Generator) -> None:
     """In the order of the filter: rounding in the rows does not turn the rest around."""
-    f = EmbedFilter.from_matrix(head_with_spectrum(400, model_like_spectrum(64), rng), ratio=2)
+    W = head_with_spectrum(rng, 400, model_like_spectrum(64, 25))
+    f = EmbedFilter.from_matrix(W, ratio=2)
     X = rng.standard_normal((12, 64))
     first = f.calibrate(X, whitening=0)
     other = f.calibrate(X * (1 + 1e-12 * rng.standard_normal(X.shape)), whitening=0)
