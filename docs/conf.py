@@ -18,6 +18,7 @@ autodoc_mock_imports = [
     "scipy",
     "sentence_transformers",
     "sklearn",
+    "threadpoolctl",
     "tokenizers",
     "torch",
     "transformers",
