@@ -134,7 +134,8 @@ FORMS: dict[str, Any] = {
 
 
 def datasets_forms() -> dict[str, Any]:
-    datasets = pytest.importorskip("datasets")
+    import datasets  # mteb brings it
+
     data = datasets.Dataset.from_dict({"text": ["a"] * N, "e": X})
     matrices = datasets.Features({"e": datasets.Array2D((1, D), "float32")})
     doubled = datasets.Dataset.from_dict({"e": (X / 2).tolist()})
@@ -150,6 +151,7 @@ def datasets_forms() -> dict[str, Any]:
     }
 
 
+@pytest.mark.long
 @pytest.mark.parametrize(
     "form",
     ["column", "columns", "shuffled", "numpy", "torch", "transform", "streamed", "Array2D"],
