@@ -130,7 +130,9 @@ def evaluate(
         )
     if vocabulary and model is None and encode_with is None:
         raise EmbedFilterError("--vocabulary: expected --model with it, found none")
-    source = model if filter_file is None else EmbedFilter.load(filter_file)
+    if filter_file is not None:
+        EmbedFilter.load(filter_file)  # a checkpoint is none
+    source = model if filter_file is None else filter_file
     read: Any = (
         functools.partial(read_rows, column=column, key=key)
         if encode_with is None

@@ -183,14 +183,14 @@ def evaluate(
     checkpoint, filter_file = _origin(source)
     if base is not None:
         checkpoint = [_origin(encode_with)[0][0], *checkpoint]
-    whole = calibrated.n_components == given.n_components
-    judged_alone = found.advice.method[0] in filters
+    name, k_kept = found.advice.method
+    judged = k_kept if name in filters else calibrated.n_components
     command = command_for(
         found.advice.method,
         calibrated.kind,
         calibrated.n_components,
         source=checkpoint,
-        filter_file=filter_file if whole or judged_alone else "",
+        filter_file=filter_file if judged == given.n_components else "",
         template=template,
     )
     return dataclasses.replace(found, advice=dataclasses.replace(found.advice, command=command))

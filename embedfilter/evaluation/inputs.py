@@ -245,6 +245,10 @@ def _labels(labels: Any, n: int) -> NDArray[np.int64]:
     if given.dtype == object:
         given = given.astype(str)
     values, numbers = np.unique(given, return_inverse=True)
+    if len(values) == len(given) > 1:
+        raise ValueError(
+            "labels: expected some that several rows have, found one of its own for each"
+        )
     if len(values) < 2:
         raise ValueError(
             f"labels: expected at least two different ones, found only {values.tolist()[0]!r}"

@@ -165,7 +165,7 @@ def command_for(
     source : sequence of str
         The checkpoint, and its base if it has one; empty if a filter was given.
     filter_file : str
-        The file of that filter; "" where only a part of it was calibrated.
+        The file of that filter; "" where only a part of it was judged.
     template : str
         Of the embeddings, where they are known to be of a model.
     """
@@ -176,7 +176,7 @@ def command_for(
     if name not in (CALIBRATED, VOCABULARY):
         if source:
             return f"{fit} {name} --components {k} -o {name}.safetensors"
-        return f"embedfilter apply {shlex.quote(filter_file)} EMBEDDINGS OUT --components {k}"
+        return f"embedfilter apply {shlex.quote(filter_file)} EMBEDDINGS OUT" if filter_file else ""
     file = f"{kind}.safetensors"
     first = f"{fit} {kind} --components {n_components} -o {file} && " if source else ""
     sample = (

@@ -476,7 +476,7 @@ def test_the_advised_commands_make_what_was_judged(tmp_path: Path) -> None:
     f, edge = str(tmp_path / "f.safetensors"), ("edge", 8)
     of_file = {"kind": "edge", "n_components": 16, "source": [], "template": "echo"}
     of_model = {**of_file, "source": ["m", "b c"], "filter_file": ""}
-    assert command_for(edge, **of_file, filter_file=f).startswith(f"embedfilter apply {f}")
+    assert command_for(edge, **of_file, filter_file=f) == f"embedfilter apply {f} EMBEDDINGS OUT"
     fit = "embedfilter fit m --base 'b c' --kind edge --components "
     assert command_for(edge, **of_model) == f"{fit}8 -o edge.safetensors"
     for name, sample in (
@@ -488,3 +488,8 @@ def test_the_advised_commands_make_what_was_judged(tmp_path: Path) -> None:
             f"{fit}16 -o edge.safetensors && {calibrate} -o calibrated.safetensors"
         )
         assert command_for((name, 8), **of_file, filter_file="") == ""  # a part of a filter
+
+
+def test_labels_that_are_ids_are_refused(rng: np.random.Generator) -> None:
+    with pytest.raises(ValueError, match="labels: expected some that several rows have"):
+        evaluate(rng.standard_normal((40, D)), labels=np.arange(40))
