@@ -13,11 +13,11 @@
  * not matter. */
 #include "core/embedfilter.h"
 #include "core/arithmetic.h"
+#include "core/clock.h"
 
 #include <pthread.h>
 #include <signal.h>
 #include <stdatomic.h>
-#include <time.h>
 #include <unistd.h>
 #ifdef __linux__
 #include <sched.h>
@@ -82,12 +82,6 @@ static struct {
     atomic_long debt;     /* nanoseconds; less than nothing is in hand */
     atomic_bool alone;    /* the debt is being paid */
 } pool = {.mutex = PTHREAD_MUTEX_INITIALIZER};
-
-static long nanoseconds(void) {
-    struct timespec now;
-    clock_gettime(CLOCK_MONOTONIC, &now);
-    return now.tv_sec * 1000000000L + now.tv_nsec;
-}
 
 static void relax(void) {
 #if defined(__x86_64__)
@@ -234,14 +228,14 @@ static bool work(loop *l, size_t slot) {
 
 /* Waits a while for a loop after `seen`. */
 static void spin_for_loop(unsigned long seen) {
-    const long start = nanoseconds();
+    const long start = ef_nanoseconds();
     do {
         for (int i = 0; i < 16; i++) {
             if (atomic_load_explicit(&pool.n_begun, memory_order_acquire) != seen)
                 return;
             relax();
         }
-    } while (nanoseconds() - start < SPIN);
+    } while (ef_nanoseconds() - start < SPIN);
 }
 
 /* Waits until called; the mutex is held, but not meanwhile. */
@@ -385,9 +379,9 @@ static void end(loop *l, long patience) {
     l->drained = true;
     if (l->n_inside > 0) {
         pthread_mutex_unlock(&pool.mutex);
-        const long start = nanoseconds();
+        const long start = ef_nanoseconds();
         while (atomic_load_explicit(&l->n_inside, memory_order_acquire) > 0 &&
-               nanoseconds() - start < patience)
+               ef_nanoseconds() - start < patience)
             relax();
         pthread_mutex_lock(&pool.mutex);
         while (l->n_inside > 0)
@@ -420,11 +414,11 @@ static size_t pay(size_t n_tasks, ef_task *task, void *context) {
     size_t n_done = 0;
     if (!pool.alone)
         return 0;
-    const long start = nanoseconds(), most = (pool.debt + CREDIT) * PAY;
+    const long start = ef_nanoseconds(), most = (pool.debt + CREDIT) * PAY;
     long paid = 0;
     while (n_done < n_tasks && paid < most) {
         task(context, 0, n_done++);
-        paid = nanoseconds() - start;
+        paid = ef_nanoseconds() - start;
     }
     account(-(paid + PAY - 1) / PAY);
     return n_done;
@@ -445,18 +439,18 @@ static void share(size_t n_threads, size_t first, size_t n_tasks, ef_task *task,
         left -= ef_ceil_div(left, n_threads - i);
         l.ranges[i].end = n_tasks - left;
     }
-    const long start = nanoseconds();
+    const long start = ef_nanoseconds();
     begin(&l, start);
-    const long begun = nanoseconds();
+    const long begun = ef_nanoseconds();
     size_t index, n_own = 0;
     for (; take(&l, 0, &index); n_own++) {
         task(context, 0, index);
         atomic_store_explicit(&l.cpu, current_cpu(), memory_order_relaxed);
     }
-    const long done = nanoseconds();
+    const long done = ef_nanoseconds();
     const long each = (done - begun) / (long)ef_most(n_own, 1);
     end(&l, each < SPIN ? each : SPIN);
-    const long ended = nanoseconds();
+    const long ended = ef_nanoseconds();
     pool.last_end = ended;
     account((begun - start) + (ended - done) - each * (long)(n_tasks - first - n_own));
 }

@@ -8,10 +8,10 @@
  * is the least. Threads that take three times as long, or more, are tried less often. Where the
  * kernels are changed, the means follow. */
 #include "core/trials.h"
+#include "core/clock.h"
 
 #include <math.h>
 #include <stdatomic.h>
-#include <time.h>
 
 enum {
     PERIOD = 128,
@@ -34,12 +34,6 @@ typedef struct record {
 /* By the binary logarithms of the rows, of the work of a row, and of the threads. */
 static record records[ROW_KINDS][SIZE_KINDS][THREAD_KINDS];
 
-static long nanoseconds(void) {
-    struct timespec now;
-    clock_gettime(CLOCK_MONOTONIC, &now);
-    return now.tv_sec * 1000000000L + now.tv_nsec;
-}
-
 ef_trial ef_begin_trial(size_t n_rows, double per_row, size_t n_threads) {
     ef_trial trial = {.n_threads = n_threads, .work = (double)n_rows * per_row};
     const int rows = ilogb((double)n_rows), size = ilogb(per_row), threads = ilogb(n_threads);
@@ -56,7 +50,7 @@ ef_trial ef_begin_trial(size_t n_rows, double per_row, size_t n_threads) {
     trial.counts = call % TRIED > 0 || call >= 2 * TRIED;
     if (hopeless || (call >= TRIED && (call < 2 * TRIED || faster_alone)))
         trial.n_threads = 1;
-    trial.start = nanoseconds();
+    trial.start = ef_nanoseconds();
     return trial;
 }
 
@@ -65,7 +59,8 @@ void ef_end_trial(const ef_trial *trial) {
     if (r == NULL || !trial->counts)
         return;
     _Atomic float *mean = trial->n_threads == 1 ? &r->alone : &r->shared;
-    const float old = *mean, took = (float)((double)(nanoseconds() - trial->start) / trial->work);
+    const float old = *mean,
+                took = (float)((double)(ef_nanoseconds() - trial->start) / trial->work);
     const float change = fminf(took, OUTLIER * old) - old;
     if (old <= 0 || (r->n_calls < PERIOD && change < 0))
         *mean = took;

@@ -21,9 +21,12 @@ __all__ = [
     "CHECKPOINT",
     "PATH",
     "base_option",
+    "batch_size_option",
     "block_rows",
     "check_width",
     "column_option",
+    "device_option",
+    "dtype_option",
     "each_block",
     "filter_option",
     "in_rows",
@@ -70,6 +73,19 @@ template_option = click.option(
     default="prompteol",
     show_default=True,
     help="How a language model reads a text, and which of its states are pooled.",
+)
+batch_size_option = click.option(
+    "--batch-size", type=click.IntRange(1), default=32, show_default=True
+)
+device_option = click.option(
+    "--device", help="Where the model runs: cpu, cuda, ...  [default: the best there is]"
+)
+dtype_option = click.option(
+    "--dtype",
+    type=click.Choice(["float32", "float16", "bfloat16"]),
+    default="float32",
+    show_default=True,
+    help="Of the model's weights.",
 )
 filter_option = click.option(
     "--filter", "filter_file", type=PATH, help="Show what is left after this filter, too."

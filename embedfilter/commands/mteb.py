@@ -13,6 +13,9 @@ from embedfilter.commands.common import (
     CHECKPOINT,
     PATH,
     base_option,
+    batch_size_option,
+    device_option,
+    dtype_option,
     json_option,
     print_text,
     revision_option,
@@ -79,15 +82,9 @@ def _numbers(ctx: click.Context, option: click.Parameter, value: str) -> list[fl
     show_default=True,
     help="The folder for the table, for results and embeddings.",
 )
-@click.option("--batch-size", type=click.IntRange(1), default=32, show_default=True)
-@click.option("--device", help="Where the model runs: cpu, cuda, ...  [default: the best there is]")
-@click.option(
-    "--dtype",
-    type=click.Choice(["float32", "float16", "bfloat16"]),
-    default="float32",
-    show_default=True,
-    help="Of the model's weights.",
-)
+@batch_size_option
+@device_option
+@dtype_option
 @revision_option
 @json_option
 def mteb(model: str, tasks: str, output: Path, as_json: bool, **options: Any) -> None:

@@ -36,7 +36,6 @@ from embedfilter.evaluation.methods import (
     NO_FILTER,
     Method,
     all_methods,
-    forget,
     to_calibrate,
 )
 from embedfilter.evaluation.report import Evaluation
@@ -175,7 +174,6 @@ def evaluate(
                 for name, measure in measures.items():
                     of_method.setdefault(name, []).append(measure)
                 bar.update()
-    forget()
     found = _summary(task, scored, list(filters), notes)
     if found.advice.method is None:
         return found

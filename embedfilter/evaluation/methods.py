@@ -25,7 +25,6 @@ __all__ = [
     "VOCABULARY",
     "Method",
     "all_methods",
-    "forget",
     "to_calibrate",
 ]
 
@@ -87,6 +86,7 @@ def all_methods(
     words : (n, d) float32, optional
         The vocabulary's, to calibrate it on.
     """
+    axes = _Axes()  # three methods fit the same rows
     base = to_calibrate(d, filters)
     calibrations = []
     if base.mean is None:
@@ -104,10 +104,10 @@ def all_methods(
         # All of the coordinates, or a rotation of all, would be no filter again.
         Method("first coordinates", lambda _: lambda Z, k: Z[:, :k], d - 1),
         Method("random directions", lambda _: _random_directions(d), d - 1),
-        Method(PCA_NAME, _pca, d - 1, needs_rows=True),
-        Method("whitening", _whitening, d, needs_rows=True),
+        Method(PCA_NAME, lambda X: _pca(axes(X)), d - 1, needs_rows=True),
+        Method("whitening", lambda X: _whitening(axes(X)), d, needs_rows=True),
         Method("mean removal", _mean_removal, d, keeps_all=True),
-        Method("all-but-the-top", _all_but_the_top, d, keeps_all=True),
+        Method("all-but-the-top", lambda X: _all_but_the_top(axes(X)), d, keeps_all=True),
         *calibrations,
     ]
 
@@ -139,26 +139,20 @@ class _Principal(NamedTuple):
     variances: NDArray[np.float64]
 
 
-class _Key:
-    """An array, the same as itself alone."""
+class _Axes:
+    """The principal axes of rows; of those that were asked for last they are known."""
 
-    def __init__(self, X: _Rows) -> None:
-        self.X = X
+    def __init__(self) -> None:
+        self._rows: _Rows | None = None
 
-    def __hash__(self) -> int:
-        return id(self.X)
-
-    def __eq__(self, other: object) -> bool:
-        return isinstance(other, _Key) and self.X is other.X
+    def __call__(self, X: _Rows) -> _Principal:
+        if X is not self._rows:
+            self._rows, self._found = X, _principal(X)
+        return self._found
 
 
 def _principal(X: _Rows) -> _Principal:
-    return _axes_of(_Key(X))
-
-
-@functools.lru_cache(maxsize=1)  # three methods fit the same rows; `forget` lets them go
-def _axes_of(key: _Key) -> _Principal:
-    wide = key.X.astype(np.float64)
+    wide = X.astype(np.float64)
     mean = wide.mean(axis=0)
     wide -= mean
     # Of d x d products, several times quicker than the rows' singular value decomposition.
@@ -170,18 +164,13 @@ def _axes_of(key: _Key) -> _Principal:
     )
 
 
-def forget() -> None:
-    """Let go of the rows that were fitted last."""
-    _axes_of.cache_clear()
-
-
-def _pca(X: _Rows) -> _Map:
-    mean, axes, _ = _principal(X)
+def _pca(found: _Principal) -> _Map:
+    mean, axes, _ = found
     return lambda Z, k: (Z - mean) @ axes[:k].T
 
 
-def _whitening(X: _Rows) -> _Map:
-    mean, axes, variances = _principal(X)
+def _whitening(found: _Principal) -> _Map:
+    mean, axes, variances = found
     has_some = variances > _NO_VARIANCE * variances[0]
     scale = np.zeros_like(variances)
     scale[has_some] = 1 / np.sqrt(variances[has_some])
@@ -194,10 +183,10 @@ def _mean_removal(X: _Rows) -> _Map:
     return lambda Z, k: Z - mean
 
 
-def _all_but_the_top(X: _Rows) -> _Map:
+def _all_but_the_top(found: _Principal) -> _Map:
     """Mu and Viswanath, arXiv 1702.01417: the mean and d/100 principal directions go."""
-    mean, axes, _ = _principal(X)
-    top = axes[: max(1, X.shape[1] // 100)]
+    mean, axes, _ = found
+    top = axes[: max(1, len(axes) // 100)]
 
     def remove(Z: _Rows, _: int) -> _Rows:
         centred = Z - mean

@@ -11,8 +11,8 @@ import numpy as np
 import pytest
 import scipy.stats
 from installed import installed_file
+from local_tasks import metadata_of
 from mteb.abstasks.sts import AbsTaskSTS
-from mteb.abstasks.task_metadata import TaskMetadata
 from sentence_transformers import SentenceTransformer
 
 from embedfilter import EmbedFilter
@@ -35,26 +35,7 @@ PAIRS = [
 class LocalSTS(AbsTaskSTS):
     """Eight pairs of sentences."""
 
-    metadata = TaskMetadata(
-        name="LocalSTS",
-        description="Pairs made for this test.",
-        reference=None,
-        dataset={"path": "local/none", "revision": "1"},
-        type="STS",
-        category="t2t",
-        modalities=["text"],
-        eval_splits=["test"],
-        eval_langs=["eng-Latn"],
-        main_score="cosine_spearman",
-        date=("2026-01-01", "2026-01-02"),
-        domains=["Written"],
-        task_subtypes=[],
-        license="mit",
-        annotations_creators="human-annotated",
-        dialect=[],
-        sample_creation="created",
-        bibtex_citation="",
-    )
+    metadata = metadata_of("LocalSTS", "STS", "cosine_spearman")
     min_score = 0
     max_score = 5
 

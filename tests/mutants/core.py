@@ -51,8 +51,8 @@ MISTAKES = [
     ("project.c", "        ef_note_row(&j->bad_row, row);", "        {}", "NaN is let through"),
     (
         "project.c",
-        "begin = index * few->share",
-        "begin = index / 2 * few->share",
+        "begin = index * n_pairs",
+        "begin = index / 2 * n_pairs",
         "panels not done",
     ),
     ("quantize.c", "65520.0f", "65536.0f", "infinity is let through"),

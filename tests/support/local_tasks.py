@@ -22,7 +22,8 @@ def _sentences(n: int, seed: int) -> list[str]:
     return [" ".join(chosen.choices(WORDS, k=chosen.randint(3, 7))) for _ in range(n)]
 
 
-def _metadata(name: str, kind: str, main_score: str) -> TaskMetadata:
+def metadata_of(name: str, kind: str, main_score: str) -> TaskMetadata:
+    """Return what MTEB wants to know of a task."""
     return TaskMetadata(
         name=name,
         description="Made for a test.",
@@ -66,7 +67,7 @@ LABELLED = {"text": _sentences(50, 7), "label": [i * 3 % 50 % 2 for i in range(5
 
 
 class LocalPairs(AbsTaskSTS):
-    metadata = _metadata("LocalPairs", "STS", "cosine_spearman")
+    metadata = metadata_of("LocalPairs", "STS", "cosine_spearman")
     data = PAIRS
 
     def load_data(self, *_: Any, **__: Any) -> None:
@@ -75,19 +76,19 @@ class LocalPairs(AbsTaskSTS):
 
 
 class OtherPairs(LocalPairs):
-    metadata = _metadata("OtherPairs", "STS", "cosine_spearman")
+    metadata = metadata_of("OtherPairs", "STS", "cosine_spearman")
     data = OTHER_PAIRS
 
 
 class LostPairs(LocalPairs):
-    metadata = _metadata("LostPairs", "STS", "cosine_spearman")
+    metadata = metadata_of("LostPairs", "STS", "cosine_spearman")
 
     def load_data(self, *_: Any, **__: Any) -> None:
         raise ConnectionError("no network\nat all")
 
 
 class JudgedPairs(AbsTaskPairClassification):
-    metadata = _metadata("JudgedPairs", "PairClassification", "max_ap")
+    metadata = metadata_of("JudgedPairs", "PairClassification", "max_ap")
 
     def load_data(self, *_: Any, **__: Any) -> None:
         self.dataset = {"test": datasets.Dataset.from_dict(JUDGED)}
@@ -95,7 +96,7 @@ class JudgedPairs(AbsTaskPairClassification):
 
 
 class Labelled(AbsTaskClassification):
-    metadata = _metadata("Labelled", "Classification", "accuracy")
+    metadata = metadata_of("Labelled", "Classification", "accuracy")
     evaluator_model = sklearn.linear_model.LogisticRegression(max_iter=1000)
     samples_per_label = 16
 
