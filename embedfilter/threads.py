@@ -13,7 +13,7 @@ __all__ = ["resolve_n_threads"]
 
 _VARIABLES = ("EMBEDFILTER_NUM_THREADS", "OPENBLAS_NUM_THREADS", "OMP_NUM_THREADS")
 _UNLIMITED = 1 << 30
-_QUOTA_SECONDS = 5.0  # so old may a cgroup's quota be: containers are given more or less
+_SECONDS = 0.25  # so old may what is known of processors be: both are changed while we run
 
 
 def resolve_n_threads(n_threads: int | None) -> int:
@@ -45,11 +45,17 @@ def resolve_n_threads(n_threads: int | None) -> int:
 
 def available_cpus() -> int:
     """Return the number of processors that affinity and the cgroup's quota leave us."""
+    return _available_cpus(int(time.monotonic() / _SECONDS))
+
+
+@functools.lru_cache(maxsize=1)
+def _available_cpus(_when: int) -> int:
+    """Return them as they are; they are read again with each other `_when`."""
     if hasattr(os, "sched_getaffinity"):
         allowed = len(os.sched_getaffinity(0))
     else:
         allowed = os.cpu_count() or 1
-    return max(1, min(allowed, _cgroup_quota(int(time.monotonic() / _QUOTA_SECONDS))))
+    return max(1, min(allowed, _cgroup_quota()))
 
 
 @functools.cache  # once, as BLAS libraries do
@@ -62,12 +68,8 @@ def _from_environment() -> int:
     return _UNLIMITED
 
 
-@functools.lru_cache(maxsize=1)
-def _cgroup_quota(_when: int) -> int:
-    """Return the whole processors of the tightest CPU quota above us, or _UNLIMITED.
-
-    It is read again with each other `_when`.
-    """
+def _cgroup_quota() -> int:
+    """Return the whole processors of the tightest CPU quota above us, or _UNLIMITED."""
     try:
         membership = Path("/proc/self/cgroup").read_text(encoding="ascii").splitlines()
     except (OSError, UnicodeDecodeError):

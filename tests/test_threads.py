@@ -84,17 +84,19 @@ def test_not_a_number(n: object) -> None:
 def test_affinity_counts() -> None:
     before = os.sched_getaffinity(0)
     os.sched_setaffinity(0, {min(before)})
+    threads._available_cpus.cache_clear()
     try:
         assert available_cpus() == 1
     finally:
         os.sched_setaffinity(0, before)
+        threads._available_cpus.cache_clear()
 
 
-def test_a_quota_is_read_again(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_affinity_and_quota_are_read_again(monkeypatch: pytest.MonkeyPatch) -> None:
     now = 1000.0
     monkeypatch.setattr(threads.time, "monotonic", lambda: now)
     monkeypatch.setattr(threads, "_quota", lambda *_: 1)
-    threads._cgroup_quota.cache_clear()
+    threads._available_cpus.cache_clear()
     try:
         before = available_cpus()
         monkeypatch.setattr(threads, "_quota", lambda *_: 1 << 30)
@@ -102,7 +104,7 @@ def test_a_quota_is_read_again(monkeypatch: pytest.MonkeyPatch) -> None:
         now += 60.0
         assert available_cpus() == len(os.sched_getaffinity(0))
     finally:
-        threads._cgroup_quota.cache_clear()
+        threads._available_cpus.cache_clear()
 
 
 def test_cgroup_quota(monkeypatch: pytest.MonkeyPatch, tmp_path) -> None:

@@ -28,11 +28,12 @@ enum { MAX_WORKERS = 255, CALLED_AT_ONCE = 2 };
 /* Nanoseconds. A thread waits so long for the next loop without sleeping, if the last one came as
  * soon after the one before; a caller at most so long for the last task. */
 static const long SPIN = 30000;
-/* A debt of more than nothing is paid off until this much is in hand: a few fruitless calls of
+/* A debt of more than nothing is paid off until ENOUGH is in hand: a few fruitless calls of
  * sleeping threads are needed to find out whether loops follow closely. Paid with so many times as
  * much work alone. One thread that is kept from its processor costs milliseconds, on a machine
- * that others keep busy a tenth of a second. */
-static const long CREDIT = 100000, MOST_DEBT = 200000000, PAY = 16;
+ * that others keep busy a tenth of a second; threads that brought much before may cost MOST_CREDIT
+ * before they are given up. */
+static const long ENOUGH = 100000, MOST_CREDIT = 20000000, MOST_DEBT = 200000000, PAY = 16;
 
 /* Tasks from `next` to `end`, on a cache line of its own. */
 typedef struct range {
@@ -401,11 +402,11 @@ static void end(loop *l, long patience) {
 /* Keeps account of what threads cost more than they brought. */
 static void account(long cost) {
     long debt = pool.debt + cost;
-    debt = debt < -CREDIT ? -CREDIT : debt > MOST_DEBT ? MOST_DEBT : debt;
+    debt = debt < -MOST_CREDIT ? -MOST_CREDIT : debt > MOST_DEBT ? MOST_DEBT : debt;
     pool.debt = debt;
     if (debt > 0)
         pool.alone = true;
-    else if (debt == -CREDIT)
+    else if (debt <= -ENOUGH)
         pool.alone = false;
 }
 
@@ -414,7 +415,7 @@ static size_t pay(size_t n_tasks, ef_task *task, void *context) {
     size_t n_done = 0;
     if (!pool.alone)
         return 0;
-    const long start = ef_nanoseconds(), most = (pool.debt + CREDIT) * PAY;
+    const long start = ef_nanoseconds(), most = (pool.debt + ENOUGH) * PAY;
     long paid = 0;
     while (n_done < n_tasks && paid < most) {
         task(context, 0, n_done++);

@@ -3,10 +3,11 @@
  * Two threads may be slower than one: two processors can be halves of one core, or stand still in
  * turns on a machine that others use, and then what a caller sees of its own tasks (threads.c) does
  * not tell. So of each PERIOD calls of a kind some are made with threads and as many without,
- * and the rest in the way that was faster. What either way takes is a mean over the last calls, in
- * which one that was held up counts for no more than a few times the mean; in the first period it
- * is the least. Threads that take three times as long, or more, are tried less often. Where the
- * kernels are changed, the means follow. */
+ * and the rest in the way that was faster. What either way takes is the least of the first few
+ * calls, then a mean over the last ones that follows slowly, in which one that was held up counts
+ * for no more than a few times the mean: the way that was not chosen is seldom measured again.
+ * Threads that take three times as long, or more, are tried less often. Where the kernels are
+ * changed, the means follow. */
 #include "core/trials.h"
 #include "core/clock.h"
 
@@ -22,13 +23,18 @@ enum {
     THREAD_KINDS = 16
 };
 static const double LONG = 1 << 28; /* multiply-adds: some milliseconds */
-static const float OUTLIER = 4, RISE = 0.25F, FALL = 0.5F;
+static const float OUTLIER = 4, RISE = 1 / 16.F, FALL = 1 / 8.F;
 
 /* Nanoseconds for each multiply-add, 0 before there is one. Callers in several threads share it; a
  * call that one of them overwrites is no loss. */
+typedef struct mean {
+    _Atomic float value;
+    atomic_uint n_calls; /* that count */
+} mean;
+
 typedef struct record {
     atomic_uint n_calls;
-    _Atomic float alone, shared;
+    mean alone, shared;
 } record;
 
 /* By the binary logarithms of the rows, of the work of a row, and of the threads. */
@@ -43,7 +49,7 @@ ef_trial ef_begin_trial(size_t n_rows, double per_row, size_t n_threads) {
     record *r = &records[rows][size][threads];
     const unsigned n_calls = atomic_fetch_add_explicit(&r->n_calls, 1, memory_order_relaxed);
     const unsigned call = n_calls % PERIOD;
-    const float alone = r->alone, shared = r->shared;
+    const float alone = r->alone.value, shared = r->shared.value;
     const bool faster_alone = alone > 0 && alone < shared;
     const bool hopeless = faster_alone && 3 * alone < shared && n_calls / PERIOD % SELDOM > 0;
     trial.record = r;
@@ -54,16 +60,20 @@ ef_trial ef_begin_trial(size_t n_rows, double per_row, size_t n_threads) {
     return trial;
 }
 
+static void follow(mean *m, float took) {
+    const unsigned n = atomic_fetch_add_explicit(&m->n_calls, 1, memory_order_relaxed);
+    const float old = m->value;
+    if (n < TRIED - 1) {
+        m->value = n == 0 ? took : fminf(took, old);
+        return;
+    }
+    const float change = fminf(took, OUTLIER * old) - old;
+    m->value = old + fmaxf(change < 0 ? FALL : RISE, 1 / (float)(n - 1)) * change;
+}
+
 void ef_end_trial(const ef_trial *trial) {
     record *r = trial->record;
-    if (r == NULL || !trial->counts)
-        return;
-    _Atomic float *mean = trial->n_threads == 1 ? &r->alone : &r->shared;
-    const float old = *mean,
-                took = (float)((double)(ef_nanoseconds() - trial->start) / trial->work);
-    const float change = fminf(took, OUTLIER * old) - old;
-    if (old <= 0 || (r->n_calls < PERIOD && change < 0))
-        *mean = took;
-    else if (r->n_calls >= PERIOD)
-        *mean = old + (change < 0 ? FALL : RISE) * change;
+    if (r != NULL && trial->counts)
+        follow(trial->n_threads == 1 ? &r->alone : &r->shared,
+               (float)((double)(ef_nanoseconds() - trial->start) / trial->work));
 }
