@@ -7,10 +7,10 @@
  *
  * Threads can cost more than they bring: waking one takes as long as a small product, it may wake
  * on the caller's own processor, and another library's threads that still spin on the others take
- * turns with it there. So a thread leaves the caller's processor before it takes a task; it sleeps
- * at once unless loops follow one another closely; and what threads cost beyond what they brought
- * is a debt, in which callers work alone until their own work was so much longer that it does
- * not matter. */
+ * turns with it there. So a thread is kept off the caller's processor, where it would be put when
+ * the others are in too deep a sleep to look idle; it sleeps at once unless loops follow one
+ * another closely; and what threads cost beyond what they brought is a debt, in which callers work
+ * alone until their own work was so much longer that it does not matter. */
 #include "core/embedfilter.h"
 #include "core/arithmetic.h"
 #include "core/clock.h"
@@ -21,6 +21,7 @@
 #include <unistd.h>
 #ifdef __linux__
 #include <sched.h>
+#include <sys/syscall.h>
 #endif
 
 enum { MAX_WORKERS = 255, CALLED_AT_ONCE = 2 };
@@ -34,6 +35,69 @@ static const long SPIN = 30000;
  * that others keep busy a tenth of a second; threads that brought much before may cost MOST_CREDIT
  * before they are given up. */
 static const long ENOUGH = 100000, MOST_CREDIT = 20000000, MOST_DEBT = 200000000, PAY = 16;
+
+/* ---- processors ----------------------------------------------------------- */
+
+static size_t all_processors(void) {
+    const long n = sysconf(_SC_NPROCESSORS_ONLN);
+    return n > 0 ? (size_t)n : 1;
+}
+
+#ifdef __linux__
+/* Where a thread may run: all processors of the process but that of its last caller. */
+typedef struct place {
+    pid_t thread;
+    cpu_set_t process, own;
+} place;
+
+static int current_cpu(void) {
+    return sched_getcpu();
+}
+
+/* Takes a thread off processor `cpu`, and keeps it off; false where it can be nowhere else. */
+static bool keep_off(place *p, int cpu) {
+    cpu_set_t others = p->process;
+    if (cpu >= 0 && cpu < CPU_SETSIZE)
+        CPU_CLR(cpu, &others);
+    const bool elsewhere = CPU_COUNT(&others) > 0;
+    if (!elsewhere)
+        others = p->process;
+    if (!CPU_EQUAL(&others, &p->own) && sched_setaffinity(p->thread, sizeof others, &others) == 0)
+        p->own = others;
+    return elsewhere;
+}
+
+/* Reads which processors the process may use now, gives the calling thread its share of them and
+ * counts them; false where there is none but `cpu`. */
+static bool find_place(place *p, int cpu, size_t *n_processors) {
+    p->thread = (pid_t)syscall(SYS_gettid);
+    if (sched_getaffinity(getpid(), sizeof p->process, &p->process) != 0) {
+        *n_processors = all_processors();
+        return current_cpu() != cpu;
+    }
+    *n_processors = (size_t)CPU_COUNT(&p->process);
+    return keep_off(p, cpu) && (cpu < 0 || current_cpu() != cpu);
+}
+#else
+typedef int place;
+
+static int current_cpu(void) {
+    return -1;
+}
+
+static bool keep_off(place *p, int cpu) {
+    (void)p, (void)cpu;
+    return true;
+}
+
+static bool find_place(place *p, int cpu, size_t *n_processors) {
+    (void)p, (void)cpu;
+    *n_processors = all_processors();
+    return true;
+}
+#endif
+
+/* ---- the pool ------------------------------------------------------------ */
 
 /* Tasks from `next` to `end`, on a cache line of its own. */
 typedef struct range {
@@ -62,7 +126,8 @@ typedef struct loop {
 typedef struct worker {
     pthread_cond_t wake; /* it is not asleep any more */
     bool asleep;
-    int cpu; /* where it was called from */
+    int cpu; /* of the last caller, -1 before there was one */
+    place place;
 } worker;
 
 static struct {
@@ -91,51 +156,6 @@ static void relax(void) {
     __asm__ volatile("yield");
 #endif
 }
-
-/* ---- processors ----------------------------------------------------------- */
-
-static size_t all_processors(void) {
-    const long n = sysconf(_SC_NPROCESSORS_ONLN);
-    return n > 0 ? (size_t)n : 1;
-}
-
-#ifdef __linux__
-static int current_cpu(void) {
-    return sched_getcpu();
-}
-
-/* Gives the calling thread the affinity that the process has now, and takes it off processor
- * `cpu`; false where it can be nowhere else. `mine` is what it was given last. */
-static bool find_processor(cpu_set_t *mine, size_t *n_processors, int cpu) {
-    cpu_set_t allowed;
-    *n_processors = all_processors();
-    if (sched_getaffinity(getpid(), sizeof allowed, &allowed) != 0)
-        return current_cpu() != cpu;
-    *n_processors = (size_t)CPU_COUNT(&allowed);
-    if (!CPU_EQUAL(&allowed, mine) && sched_setaffinity(0, sizeof allowed, &allowed) == 0)
-        *mine = allowed;
-    if (cpu < 0 || current_cpu() != cpu)
-        return true;
-    cpu_set_t others = allowed;
-    CPU_CLR(cpu, &others);
-    if (CPU_COUNT(&others) == 0 || sched_setaffinity(0, sizeof others, &others) != 0)
-        return false;
-    sched_setaffinity(0, sizeof allowed, &allowed);
-    return current_cpu() != cpu;
-}
-#else
-typedef int cpu_set_t;
-
-static int current_cpu(void) {
-    return -1;
-}
-
-static bool find_processor(cpu_set_t *mine, size_t *n_processors, int cpu) {
-    (void)mine, (void)cpu;
-    *n_processors = all_processors();
-    return true;
-}
-#endif
 
 /* ---- who works on what; the mutex is held --------------------------------- */
 
@@ -181,6 +201,7 @@ static size_t choose(const loop *l, worker *called[CALLED_AT_ONCE]) {
         if (pool.workers[i].asleep) {
             pool.workers[i].asleep = false;
             pool.workers[i].cpu = current_cpu();
+            keep_off(&pool.workers[i].place, pool.workers[i].cpu);
             pool.n_coming++;
             called[n++] = &pool.workers[i];
         }
@@ -242,7 +263,6 @@ static void spin_for_loop(unsigned long seen) {
 /* Waits until called; the mutex is held, but not meanwhile. */
 static void rest(worker *self) {
     const unsigned long seen = pool.n_begun;
-    self->cpu = -1;
     if (pool.quick) {
         pthread_mutex_unlock(&pool.mutex);
         spin_for_loop(seen);
@@ -285,13 +305,12 @@ static void join(worker *self, loop *l) {
 
 static void *run_worker(void *self_as_pointer) {
     worker *self = self_as_pointer;
-    cpu_set_t mine = {0};
     size_t n_processors = 0;
     pthread_mutex_lock(&pool.mutex);
     for (;;) {
         const int cpu = self->cpu;
         pthread_mutex_unlock(&pool.mutex);
-        const bool elsewhere = find_processor(&mine, &n_processors, cpu);
+        const bool elsewhere = find_place(&self->place, cpu, &n_processors);
         pthread_mutex_lock(&pool.mutex);
         pool.n_processors = n_processors;
         loop *l = elsewhere ? neediest() : NULL;
