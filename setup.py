@@ -93,6 +93,8 @@ def _system_openblas() -> str:
     if sys.platform == "darwin":
         return _output("otool", "-D", f"{folder}/libopenblas.dylib").split()[-1]
     listed = _output("objdump", "-p", f"{folder}/libopenblas.so").split()
+    if "SONAME" not in listed:
+        raise SystemExit(f"{folder}/libopenblas.so: expected a shared library with a SONAME")
     return listed[listed.index("SONAME") + 1]
 
 

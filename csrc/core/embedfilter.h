@@ -126,6 +126,10 @@ ef_status ef_gram_finish(ef_gram *gram, double *out, size_t n_threads, ef_detail
 
 /* ---- Eigenvectors (eigen.c) --------------------------------------------- */
 
+/* Finds the folder that our copy of OpenBLAS lies in, once, before the process changes its own: the
+ * path by which this code was loaded may be relative. */
+void ef_locate_openblas(void);
+
 /* Loads OpenBLAS, whose LAPACK ef_eigh takes, unless it is loaded: nothing else needs it. Of
  * several threads that come at once one loads it. EF_NO_LIBRARY: it cannot be loaded; the next call
  * tries again. The process had better not be forked meanwhile: in the child it is EF_NO_LIBRARY. */

@@ -1,10 +1,12 @@
 #include "core/openblas.h"
 
 #include <dlfcn.h>
+#include <limits.h>
 #include <pthread.h>
 #include <sched.h>
 #include <stdatomic.h>
 #include <stdio.h>
+#include <stdlib.h>
 #include <string.h>
 
 /* The build says which file has OpenBLAS: OPENBLAS_FILE, an absolute path or a name. By a name
@@ -36,6 +38,9 @@ static const struct {
 
 /* ---- the lock ------------------------------------------------------------- */
 
+/* OpenBLAS has buffers for twice as many callers. */
+enum { MOST_INSIDE = 64 };
+
 static pthread_mutex_t mutex = PTHREAD_MUTEX_INITIALIZER;
 static pthread_cond_t changed = PTHREAD_COND_INITIALIZER;
 /* Written with the mutex held. */
@@ -66,7 +71,7 @@ static void after_fork_in_child(void) {
 
 const ef_openblas *ef_enter_openblas(void) {
     pthread_mutex_lock(&mutex);
-    while (n_forking > 0)
+    while (n_forking > 0 || n_inside == MOST_INSIDE)
         pthread_cond_wait(&changed, &mutex);
     if (n_inside++ == 0) {
         threads_before = functions.get_num_threads();
@@ -79,11 +84,10 @@ const ef_openblas *ef_enter_openblas(void) {
 
 void ef_leave_openblas(void) {
     pthread_mutex_lock(&mutex);
-    if (--n_inside == 0) {
-        if (threads_before != 1)
-            functions.set_num_threads(threads_before); /* a system's OpenBLAS is not ours alone */
+    if (--n_inside == 0 && threads_before != 1)
+        functions.set_num_threads(threads_before); /* a system's OpenBLAS is not ours alone */
+    if (n_inside == 0 || n_inside == MOST_INSIDE - 1)
         pthread_cond_broadcast(&changed);
-    }
     pthread_mutex_unlock(&mutex);
 }
 
@@ -113,6 +117,9 @@ static ef_status refuse(ef_detail *detail, const char *why) {
 }
 
 #ifdef OPENBLAS_SYSTEM
+void ef_locate_openblas(void) {
+}
+
 static bool find_file(char path[], size_t size) {
     return (size_t)snprintf(path, size, "%s", OPENBLAS_FILE) < size;
 }
@@ -121,13 +128,19 @@ static void *open_file(const char *path) {
     return dlopen(path, RTLD_NOW | RTLD_LOCAL);
 }
 #else
-static bool find_file(char path[], size_t size) {
+static char folder[PATH_MAX]; /* that this code is in; nothing if it is not known */
+
+void ef_locate_openblas(void) {
     Dl_info here;
-    const char *slash = NULL;
-    if (*OPENBLAS_FILE != '/' && dladdr(&functions, &here) != 0)
-        slash = strrchr(here.dli_fname, '/');
-    const int folder = slash == NULL ? 0 : (int)(slash + 1 - here.dli_fname);
-    return (size_t)snprintf(path, size, "%.*s%s", folder, folder > 0 ? here.dli_fname : "",
+    char file[PATH_MAX];
+    if (dladdr(&functions, &here) == 0 || realpath(here.dli_fname, file) == NULL)
+        return;
+    char *slash = strrchr(file, '/');
+    snprintf(folder, sizeof folder, "%.*s", (int)(slash + 1 - file), file);
+}
+
+static bool find_file(char path[], size_t size) {
+    return (size_t)snprintf(path, size, "%s%s", *OPENBLAS_FILE == '/' ? "" : folder,
                             OPENBLAS_FILE) < size;
 }
 
@@ -154,7 +167,7 @@ static void *open_file(const char *path) {
 #endif
 
 static ef_status load(ef_detail *detail) {
-    char path[4096];
+    char path[2 * PATH_MAX];
     if (!find_file(path, sizeof path))
         return refuse(detail, "its path is too long");
     void *library = open_file(path);

@@ -7,6 +7,7 @@ static int module_exec(PyObject *module) {
     if (PyArray_ImportNumPyAPI() < 0 ||
         PyModule_AddIntConstant(module, "THREAD_WORK", EF_THREAD_WORK) < 0)
         return -1;
+    ef_locate_openblas();
     const char *isa = getenv("EMBEDFILTER_ISA");
     if (isa != NULL && *isa != '\0' && choose_isa("EMBEDFILTER_ISA", isa) < 0)
         return -1;

@@ -93,6 +93,27 @@ def test_a_library_that_is_not_there(tmp_path: Path) -> None:
     assert found == "1.0"
 
 
+RELATIVE = """
+import importlib.machinery, importlib.util, os, sys
+import numpy as np
+
+name = "embedfilter._core"
+loader = importlib.machinery.ExtensionFileLoader(name, sys.argv[1])
+spec = importlib.machinery.ModuleSpec(name, loader, origin=sys.argv[1])
+module = importlib.util.module_from_spec(spec)
+loader.exec_module(module)
+os.chdir("/")
+print(module.eigh(np.eye(40), np.arange(3), 1)[0][0])
+"""
+
+
+def test_a_module_loaded_by_a_relative_path(tmp_path: Path) -> None:
+    """As one is from a relative entry of ``sys.path`` by Python 3.10."""
+    shutil.copy2(MODULE, tmp_path)
+    shutil.copy2(LIBRARY, tmp_path)
+    assert run(RELATIVE, tmp_path, Path(MODULE.name)) == "1.0\n"
+
+
 LOADED = """
 import os
 import numpy as np
