@@ -1,25 +1,25 @@
 # How the C programs of tests/ are compiled; for `source`, with $python set.
 OPENBLAS=$("$python" -c 'import scipy_openblas32; print(scipy_openblas32.get_lib_dir())')/libscipy_openblas.so
-FLAGS="-std=c11 -D_GNU_SOURCE -fno-tree-vectorize -ffp-contract=off -Wall -Wextra -Werror
-       -pthread -Icsrc -DOPENBLAS_FILE=\"$OPENBLAS\" -DOPENBLAS_PREFIX=\"scipy_\""
-ADDRESS_SANITIZER="-fsanitize=address,undefined -fno-sanitize-recover=undefined -g"
-CORE=$(echo csrc/core/*.c)
-WRAP="-Wl,--wrap=malloc,--wrap=posix_memalign,--wrap=pthread_mutex_init"
-WRAP="$WRAP,--wrap=dlopen,--wrap=dlsym -rdynamic"
+FLAGS=(-std=c11 -D_GNU_SOURCE -fno-tree-vectorize -ffp-contract=off -Wall -Wextra -Werror
+       -pthread -Icsrc "-DOPENBLAS_FILE=\"$OPENBLAS\"" '-DOPENBLAS_PREFIX="scipy_"')
+ADDRESS_SANITIZER=(-fsanitize=address,undefined -fno-sanitize-recover=undefined -g)
+CORE=(csrc/core/*.c)
+WRAP=(-Wl,--wrap=malloc,--wrap=posix_memalign,--wrap=pthread_mutex_init,--wrap=dlopen,--wrap=dlsym
+      -rdynamic)
 
 # compile PROGRAM TEST [FLAG...]: with the whole core, which loads OpenBLAS, for this machine.
 compile() {
-    local program=$1 test=$2 wrap=
+    local program=$1 test=$2 wrap=()
     shift 2
-    [ "$test" = faults_test.c ] && wrap=$WRAP
-    # shellcheck disable=SC2086 # the words of flags and sources
-    gcc $FLAGS -O3 "$@" $wrap "tests/core/$test" $CORE csrc/kernels/*.c -ldl -lm -o "$program"
+    [ "$test" = faults_test.c ] && wrap=("${WRAP[@]}")
+    gcc "${FLAGS[@]}" -O3 "$@" "${wrap[@]}" "tests/core/$test" "${CORE[@]}" csrc/kernels/*.c \
+        -ldl -lm -o "$program"
 }
 
 # compile_for COMPILER PROGRAM TEST [FLAG...]: with the kernels only, static, for an emulator.
 compile_for() {
     local compiler=$1 program=$2 test=$3
     shift 3
-    # shellcheck disable=SC2086
-    "$compiler" $FLAGS -O3 -static "$@" "tests/core/$test" csrc/core/cpu.c csrc/kernels/*.c -lm -o "$program"
+    "$compiler" "${FLAGS[@]}" -O3 -static "$@" "tests/core/$test" csrc/core/cpu.c csrc/kernels/*.c \
+        -lm -o "$program"
 }
