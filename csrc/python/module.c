@@ -18,6 +18,8 @@ static int module_exec(PyObject *module) {
     PyType_Spec *const specs[] = {&gram_spec, &filter_spec, &lens_spec};
     for (size_t i = 0; i < sizeof specs / sizeof *specs; i++) {
         PyObject *type = PyType_FromModuleAndSpec(module, specs[i], NULL);
+        if (type == NULL && !PyErr_Occurred()) /* CPython's omission: python/cpython#151126 */
+            PyErr_NoMemory();
         const int status = type == NULL ? -1 : PyModule_AddType(module, (PyTypeObject *)type);
         Py_XDECREF(type);
         if (status < 0)

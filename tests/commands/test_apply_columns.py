@@ -167,7 +167,14 @@ INT8 = pa.array([[1] * D] * 3, pa.list_(pa.int8(), D))
     ("columns", "options", "message"),
     [
         ({"e": RAGGED}, [], f"column 'e': expected lists of {D} numbers, found {D - 1} in row 3"),
-        ({"e": NULL}, [], r"column 'e': expected an embedding in each row, found null in row 1"),
+        # pyarrow before 26, the last for Python 3.10, cannot read them: apache/arrow#35692.
+        (
+            {"e": NULL},
+            [],
+            "column 'e': expected an embedding in each row, found null in row 1"
+            if int(pa.__version__.partition(".")[0]) >= 26
+            else "in.parquet: Expected all lists to be of size",
+        ),
         ({"e": NULL_INSIDE}, [], "column 'e': expected numbers, found null in row 1"),
         (
             {"e": INT8},
