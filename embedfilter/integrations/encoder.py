@@ -29,8 +29,10 @@ except ImportError as error:
     ) from error
 
 from embedfilter.checkpoints.base_head import open_for
-from embedfilter.errors import warn_user
+from embedfilter.checkpoints.locating import hub_name
+from embedfilter.errors import CheckpointError, warn_user
 from embedfilter.files.endings import GGUF, ending
+from embedfilter.files.folder import exists
 from embedfilter.files.messages import source_name
 from embedfilter.filter import EmbedFilter, as_filter
 from embedfilter.fitting.kinds import check_n_components, resolve_n_components
@@ -333,6 +335,7 @@ def _unfiltered(
     revision: str | None,
 ) -> SentenceTransformer:
     """Return the model and the pooling of a template."""
+    _check_model(model)
     first = _transformer(os.fspath(model), template, dtype, revision)
     mode = "lasttoken" if template == "prompteol" else "mean"
     pooling = Pooling(first.get_embedding_dimension(), pooling_mode=mode)
@@ -343,6 +346,18 @@ def _unfiltered(
             " before them alone, and this one's see what follows: take template='mean'"
         )
     return result
+
+
+def _check_model(model: str | os.PathLike[str]) -> None:
+    """Raise for what transformers would ask the Hub for, again and again, and not find there."""
+    path = Path(model)
+    if not exists(path):
+        hub_name(model)
+    elif path.is_file() and ending(path) not in GGUF:
+        raise CheckpointError(
+            f"{path}: expected a folder of transformers, a GGUF file or an id on the Hub, found"
+            " another file"
+        )
 
 
 def _is_causal(model: SentenceTransformer) -> bool:
