@@ -14,7 +14,7 @@ from embedfilter.files.endings import GGUF, NPY, NPZ, PICKLES, SAFETENSORS, TORC
 from embedfilter.files.folder import Folder, exists
 from embedfilter.files.input_file import InputFile
 
-__all__ = ["ENDINGS", "Place", "locate"]
+__all__ = ["ENDINGS", "Place", "hub_name", "locate"]
 
 ENDINGS = (*SAFETENSORS, *GGUF, ".json", *TORCH, *PICKLES, *NPY, *NPZ)
 """Of files that are checkpoints, or were meant to be."""
@@ -83,11 +83,7 @@ def locate(source: str | bytes | os.PathLike[str], revision: str | None = None) 
     if isinstance(source, str) and given.startswith(PREFIX) and not exists(path):
         path = blob_of(given)
     elif not given or not exists(path):
-        hub = _HUB.fullmatch(given) if isinstance(source, str) else None
-        # A name with such an ending is that of a missing file, and better not looked for there.
-        if hub is None or (hub[2] is None and ending(path) in ENDINGS):
-            raise _not_found(given)
-        return _on_hub(hub[1], hub[2], given, revision)
+        return _on_hub(*hub_name(source), given, revision)
     if revision is not None:
         raise ValueError(
             f"revision: expected None for the local source {given}, found {revision!r}"
@@ -96,6 +92,22 @@ def locate(source: str | bytes | os.PathLike[str], revision: str | None = None) 
         return Place(given, Folder(snapshot_in(path)))
     path = named_file(path)
     return Place(given, Folder(path.parent), path.name, path)
+
+
+def hub_name(source: str | bytes | os.PathLike[str]) -> tuple[str, str | None]:
+    """Return the repository on the Hub, and the file in it, that what is not here may name.
+
+    Raises
+    ------
+    CheckpointError
+        It can be none, but is the name of a missing file or folder.
+    """
+    given = os.fsdecode(source)
+    hub = _HUB.fullmatch(given) if isinstance(source, str) else None
+    # A name with such an ending is that of a missing file, and better not looked for there.
+    if hub is None or (hub[2] is None and ending(Path(given)) in ENDINGS):
+        raise _not_found(given)
+    return hub[1], hub[2]
 
 
 def _not_found(given: str) -> CheckpointError:

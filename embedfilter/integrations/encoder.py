@@ -7,6 +7,7 @@ one is `TemplateTransformer`.
 
 from __future__ import annotations
 
+import contextlib
 import inspect
 import os
 from collections.abc import Sequence
@@ -28,11 +29,14 @@ except ImportError as error:
     ) from error
 
 from embedfilter.checkpoints.base_head import open_for
-from embedfilter.errors import warn_user
+from embedfilter.checkpoints.locating import hub_name
+from embedfilter.errors import CheckpointError, warn_user
 from embedfilter.files.endings import GGUF, ending
+from embedfilter.files.folder import exists
 from embedfilter.files.messages import source_name
 from embedfilter.filter import EmbedFilter, as_filter
 from embedfilter.fitting.kinds import check_n_components, resolve_n_components
+from embedfilter.integrations.gguf_reading import parsed_once
 from embedfilter.integrations.sentence_transformers import append_filter, check_matrix
 from embedfilter.integrations.vocabulary_words import N_WORDS, embedded_words
 
@@ -331,6 +335,7 @@ def _unfiltered(
     revision: str | None,
 ) -> SentenceTransformer:
     """Return the model and the pooling of a template."""
+    _check_model(model)
     first = _transformer(os.fspath(model), template, dtype, revision)
     mode = "lasttoken" if template == "prompteol" else "mean"
     pooling = Pooling(first.get_embedding_dimension(), pooling_mode=mode)
@@ -341,6 +346,18 @@ def _unfiltered(
             " before them alone, and this one's see what follows: take template='mean'"
         )
     return result
+
+
+def _check_model(model: str | os.PathLike[str]) -> None:
+    """Raise for what transformers would ask the Hub for, again and again, and not find there."""
+    path = Path(model)
+    if not exists(path):
+        hub_name(model)
+    elif path.is_file() and ending(path) not in GGUF:
+        raise CheckpointError(
+            f"{path}: expected a folder of transformers, a GGUF file or an id on the Hub, found"
+            " another file"
+        )
 
 
 def _is_causal(model: SentenceTransformer) -> bool:
@@ -355,9 +372,11 @@ def _is_causal(model: SentenceTransformer) -> bool:
 def _transformer(model: str, template: str, dtype: str, revision: str | None) -> Transformer:
     path = Path(model)
     common: dict[str, Any] = {} if revision is None else {"revision": revision}
+    opening: contextlib.AbstractContextManager[None] = contextlib.nullcontext()
     if ending(path) in GGUF:
         common["gguf_file"] = path.name
         model = str(path.parent) if path.exists() else "/".join(path.parts[:2])
+        opening = parsed_once()
     arguments: dict[str, Any] = {
         "model_kwargs": common | {"dtype": getattr(torch, dtype)},
         "processor_kwargs": common,
@@ -366,15 +385,15 @@ def _transformer(model: str, template: str, dtype: str, revision: str | None) ->
     if template == "mean":
         # A model for chats would else read each text as a message of one.
         plain = {"text": {"method": "forward", "method_output_name": "last_hidden_state"}}
-        first = Transformer(
-            model,
-            max_seq_length=_MAX_TOKENS,
-            modality_config=plain,
-            module_output_name="token_embeddings",
-            **arguments,
-        )
+        arguments |= {
+            "max_seq_length": _MAX_TOKENS,
+            "modality_config": plain,
+            "module_output_name": "token_embeddings",
+        }
     else:
-        first = TemplateTransformer(model, template=template, **arguments)
+        arguments["template"] = template
+    with opening:
+        first = (Transformer if template == "mean" else TemplateTransformer)(model, **arguments)
     if first.tokenizer.pad_token is None:
         first.tokenizer.pad_token = first.tokenizer.eos_token or first.tokenizer.unk_token
     if "gguf_file" in common and all(p.is_floating_point() for p in first.model.parameters()):
