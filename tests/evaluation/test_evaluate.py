@@ -23,9 +23,10 @@ import embedfilter
 from embedfilter import EmbedFilter, evaluate
 from embedfilter.arrays.vocabulary_sample import VocabularySample
 from embedfilter.evaluation import Evaluation, measures
+from embedfilter.evaluation.measures import Measure
 from embedfilter.evaluation.methods import CALIBRATED, VOCABULARY, all_methods
 from embedfilter.evaluation.split import halves
-from embedfilter.evaluation.verdicts import command_for
+from embedfilter.evaluation.verdicts import Key, advise, command_for
 
 D = 32
 
@@ -470,6 +471,31 @@ def test_the_command_takes_relevances_and_one_source(head: NDArray, tmp_path: Pa
     line = failure("evaluate", tmp_path / "x.npy", "--filter", tmp_path / "f.safetensors",
                    "--model", tmp_path / "head.npy")  # fmt: skip
     assert "--filter, --model: expected one of them" in line
+
+
+def test_what_ties_with_pca_is_advised_unless_it_was_fitted_to_the_rows() -> None:
+    draws = np.random.default_rng(0).normal(0, 0.001, 200)
+
+    def scores(name: str, value: float, pca: float) -> dict[Key, Measure]:
+        at = {"no filter": (32, 0.5), "PCA": (8, pca), name: (8, value)}
+        at |= {"first coordinates": (8, 0.4), "random directions": (8, 0.4)}
+        return {
+            (method, k): Measure(mean, mean + np.roll(draws, i))
+            for i, (method, (k, mean)) in enumerate(at.items())
+        }
+
+    for name, value, pca, is_advised in (
+        ("edge", 0.6, 0.6, True),  # a tie
+        ("edge", 0.6, 0.7, False),
+        ("edge", 0.5, 0.4, True),  # as good as no filter, and better than cheap cuts
+        (VOCABULARY, 0.6, 0.6, True),
+        (CALIBRATED, 0.6, 0.6, False),  # PCA's tie
+        (CALIBRATED, 0.6, 0.55, True),
+        (CALIBRATED, 0.45, 0.4, False),
+    ):
+        advice = advise(scores(name, value, pca), ["edge"], "x")
+        assert advice.use_filter is is_advised, (name, value, pca)
+        assert (advice.method == (name, 8)) is is_advised
 
 
 def test_the_advised_commands_make_what_was_judged(tmp_path: Path) -> None:
