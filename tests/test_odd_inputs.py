@@ -21,7 +21,7 @@ import pyarrow as pa
 import pytest
 import scipy.sparse
 import torch
-from command_line import failure
+from command_line import failure, run
 from numpy.typing import NDArray
 
 from embedfilter import EmbedFilter, LogitLens, evaluate, plots
@@ -149,8 +149,9 @@ def test_what_is_taken_is_taken_everywhere(form: str) -> None:
 def test_what_is_refused_is_refused_everywhere(form: str) -> None:
     uses = USES | {
         "evaluate": lambda X: evaluate(X, F, labels=[0, 1] * (N // 2)),
-        "queries": lambda Q: evaluate(X, F, queries=Q, qrels=[(0, 0)]),
     }
+    if form != "None":
+        uses["queries"] = lambda Q: evaluate(X, F, queries=Q, qrels=[(0, 0)])
     if form != "narrow":
         uses["similarities"] = plots.similarities
     for name, use in uses.items():
@@ -180,6 +181,7 @@ FILES: dict[str, bytes] = {
     "garbage.parquet": b"PAR1" + GARBAGE + b"PAR1",
     "garbage.arrow": b"ARROW1\0\0" + GARBAGE,
     "stream.arrow": b"\xff\xff\xff\xff" + GARBAGE,
+    "negative.arrow": b"\xff\xff\xff\xff" + b"\xff" * 9,
     "garbage.jsonl.gz": b"\x1f\x8b\x08" + GARBAGE,
     "garbage.zst": b"\x28\xb5\x2f\xfd" + GARBAGE,
     "garbage.npz": b"PK\x03\x04" + GARBAGE,
@@ -240,8 +242,6 @@ def test_files_that_are_none_of_it(name: str, tmp_path: Path) -> None:
 
 def test_a_path_that_is_empty(tmp_path: Path) -> None:
     """As an unset variable of the shell gives it: pathlib's would be the folder one is in."""
-    from command_line import run
-
     F.save(tmp_path / "f.safetensors")
     for arguments in (
         ("apply", tmp_path / "f.safetensors", "", tmp_path / "o.npy"),

@@ -19,8 +19,8 @@ from embedfilter.commands.common import (
     PATH,
     block_rows,
     check_width,
-    embedding_rows,
     column_option,
+    embedding_rows,
     in_rows,
     is_same_file,
     json_option,
@@ -91,9 +91,10 @@ def apply(
     """Filter the embeddings of files, of any length.
 
     IN is a file, several of one kind, a folder of them, or - for standard input: .npy, .npz,
-    .safetensors, .pt, of one vector or any number of axes, as (texts, tokens, d); or a table with a column of lists, whose other columns OUT keeps: Parquet,
-    Arrow, Feather, .jsonl, .csv, .tsv, the text ones perhaps compressed (.gz, .zst). OUT is of any
-    of these kinds, by its ending; without one, of IN's.
+    .safetensors, .pt, of one vector or any number of axes, as (texts, tokens, d); or a table with
+    a column of lists, whose other columns OUT keeps: Parquet, Arrow, Feather, .jsonl, .csv, .tsv,
+    the text ones perhaps compressed (.gz, .zst). OUT is of any of these kinds, by its ending;
+    without one, of IN's.
 
     OUT may be IN: it is written when all is filtered.
 
@@ -178,9 +179,10 @@ def _filter(
             f" {output_column!r}"
         )
     if len(table.lead or ()) > 1 and chosen not in ARRAYS:
+        shape = (*(table.lead or ()), table.width)
         raise EmbedFilterError(
-            f"{output}: expected a file of arrays ({', '.join(ARRAYS)}) for {table.where}, which has"
-            f" shape {(*(table.lead or ()), table.width)}, found {chosen}"
+            f"{output}: expected a file of arrays ({', '.join(ARRAYS)}) for {table.where} of shape"
+            f" {shape}, found {chosen}"
         )
     check_width(table, f, filter_file)
     empty = transform(np.empty((0, f.n_features_in), np.float32))  # the output's width and type

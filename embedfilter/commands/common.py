@@ -170,9 +170,8 @@ def read_rows(
     blocks: list[NDArray[Any]] = []
     with open_table([path], key) as table:
         if len(table.lead or ()) > 1:
-            raise EmbedFilterError(
-                f"{table.where}: expected a matrix (n, d), found shape {(*(table.lead or ()), table.width)}"
-            )
+            shape = (*(table.lead or ()), table.width)
+            raise EmbedFilterError(f"{table.where}: expected a matrix (n, d), found shape {shape}")
         name, done, width = table.embedding_column(column), 0, table.width
         for part in table.parts(_ROWS if n_rows is None else min(n_rows, _ROWS)):
             blocks.append(checked_rows(table, part, name, done, width))

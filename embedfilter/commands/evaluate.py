@@ -66,7 +66,7 @@ def _integers(ctx: click.Context, option: click.Parameter, value: str | None) ->
     "--labels",
     "labels_file",
     type=PATH,
-    help="A file with a label a line, or a table with a column 'label'.",
+    help="A file with a label a line, a table with a column 'label', or a .npy file (n,).",
 )
 @click.option(
     "--queries", "queries_file", type=PATH, help="A file like EMBEDDINGS, which are documents then."

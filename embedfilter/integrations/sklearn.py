@@ -37,6 +37,8 @@ def _is_read_by_sklearn(X: Any) -> bool:
         return not (isinstance(X, np.ma.MaskedArray) or X.dtype.kind == "V" or is_of_arrays)
     if isinstance(X, list) or hasattr(X, "toarray"):
         return True
+    if hasattr(X, "collect"):  # of polars' lazy frames columns are not to be asked for
+        return False
     if len(getattr(X, "columns", ())) <= 1 or not hasattr(X, "dtypes"):
         return False
     # Frames without columns of lists: pandas' types have a kind, those of polars what is in them.

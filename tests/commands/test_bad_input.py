@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import re
 import resource
 import signal
@@ -92,7 +91,10 @@ def save_header(path: Path, shape: tuple[int, ...]) -> None:
         (lambda p: save_header(p, (3, 0)), r"X.npy: expected an array .*shape \(3, 0\)"),
         (lambda p: np.save(p, np.ones((3, 63))), "expected rows of 64.*found rows of 63"),
         (lambda p: np.save(p, np.float32(1)), r"expected an array \(..., d\), found shape \(\)$"),
-        (lambda p: np.save(p, np.ones((2, 3, 64)).transpose()), r"found shape \(64, 3, 2\) in Fort"),
+        (
+            lambda p: np.save(p, np.ones((2, 3, 64)).transpose()),
+            r"found shape \(64, 3, 2\) in Fort",
+        ),
         (lambda p: np.save(p, np.ones((3, 64), int)), "expected float16.*found int64: quantised"),
         (lambda p: np.save(p, np.ones((3, 64), complex)), "expected float16.*found complex128$"),
         (

@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from command_line import PEAK, failure, run, run_code
+from numpy.typing import NDArray
 
 from embedfilter import EmbedFilter
 
@@ -47,6 +48,20 @@ def test_embeddings_in_place_of_a_head(tmp_path: Path, rng: np.random.Generator)
         done = run("fit", tmp_path / name, "-o", tmp_path / "f.safetensors")
         told = f"{name}: expected an unembedding matrix, found rows of length 1, as embeddings have"
         assert done.stderr.count(told) == count
+
+
+def test_no_path_of_this_machine_is_kept(checkpoint: Path, X: NDArray, tmp_path: Path) -> None:
+    """Filters are passed on: in one is the model's name, the last two parts of its path."""
+    plain, calibrated = tmp_path / "f.safetensors", tmp_path / "c.safetensors"
+    np.save(tmp_path / "x.npy", X)
+    run("fit", checkpoint, "-o", plain)
+    run("calibrate", plain, tmp_path / "x.npy", "-o", calibrated)
+    for path in (plain, calibrated):
+        f = EmbedFilter.load(path)
+        assert f.metadata["source"] == f"{checkpoint.parent.name}/{checkpoint.name}"
+        assert str(checkpoint.parent.parent).encode() not in path.read_bytes()
+        assert str(tmp_path).encode() not in path.read_bytes()
+        assert str(checkpoint.parent.parent) not in repr(f) + f._repr_html_()
 
 
 def test_fit_options(checkpoint: Path, tmp_path: Path) -> None:

@@ -96,7 +96,7 @@ SOURCES: dict[str, tuple[Any, bool]] = {
     "folder": (write_folder, True),
 }
 OUTPUTS = (
-    "o.npy", "o.NPZ", "o.pt", "o.safetensors", "o.parquet", "o.arrow", "o.jsonl", "o.csv",
+    "o.npy", "o.NPZ", "o.pt", "o.safetensors", "O.PARQUET", "o.arrow", "o.jsonl", "o.csv",
     "o.jsonl.gz", "o.csv.zst",
 )  # fmt: skip
 
@@ -448,7 +448,9 @@ def test_keys_inside_of_others(f: EmbedFilter, filter_file: Path, tmp_path: Path
 
     path.write_text(json.dumps({"data": [{"embedding": x.tolist()} for x in X]}))
     line = failure("apply", filter_file, path, out)
-    assert line.endswith("--column data.0.embedding; of several in a line jq -c '.data[]' makes lines")
+    assert line.endswith(
+        "--column data.0.embedding; of several in a line jq -c '.data[]' makes lines"
+    )
     assert "--column names a column" in failure("apply", filter_file, path, out, "--key", "data")
 
 

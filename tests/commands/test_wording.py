@@ -29,7 +29,11 @@ from embedfilter.commands.wording import in_options
         ("evaluate", "X: expected", "EMBEDDINGS: expected"),
         ("evaluate", "labels: expected", "--labels: expected"),
         ("evaluate", "a: pass tensor= with", "a: pass --tensor (of embedfilter fit) with"),
-        ("encode", "filter: expected no ratio, n_components", "--filter: expected no ratio, --comp"),
+        (
+            "encode",
+            "filter: expected no ratio, n_components",
+            "--filter: expected no ratio, --comp",
+        ),
         ("mteb", "ratio: expected", "--ratio: expected"),
         ("plot", "bands: expected", "--bands: expected"),
         # No parameters.
@@ -40,7 +44,9 @@ from embedfilter.commands.wording import in_options
     ],
 )
 def test_parameters_are_options(command: str, message: str, expected: str) -> None:
-    assert in_options(message, main.commands[command], {"embedfilter fit": fit}).startswith(expected)
+    assert in_options(message, main.commands[command], {"embedfilter fit": fit}).startswith(
+        expected
+    )
 
 
 def test_no_command_is_told_python_names(
@@ -129,9 +135,7 @@ def test_a_number_of_threads_that_is_none(checkpoint: Path, tmp_path: Path) -> N
         assert len(done.stderr.splitlines()) == count
 
 
-def test_no_progress_where_nobody_sees_it(
-    filter_file: Path, X: NDArray, tmp_path: Path
-) -> None:
+def test_no_progress_where_nobody_sees_it(filter_file: Path, X: NDArray, tmp_path: Path) -> None:
     """Standard error is no terminal here."""
     np.save(tmp_path / "x.npy", X[:60])
     done = run("evaluate", tmp_path / "x.npy", "--filter", filter_file, variables=dict(os.environ))

@@ -417,6 +417,31 @@ def test_the_command(head: NDArray, tmp_path: Path, rng: np.random.Generator) ->
     assert report["advice"]["text"] in (tmp_path / "r.html").read_text()
 
 
+def test_what_is_wrong_with_the_output_is_told_before_the_work(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    np.save(tmp_path / "x.npy", X)
+    monkeypatch.setattr(embedfilter.evaluation, "evaluate", None)  # which is not come to
+    line = failure("evaluate", tmp_path / "x.npy", "-o", tmp_path / "no" / "r.html")
+    assert f"{tmp_path / 'no'}: no such folder" in line
+    assert "expected a file to write" in failure("evaluate", tmp_path / "x.npy", "-o", tmp_path)
+
+
+def test_no_full_decomposition_of_the_rows(
+    monkeypatch: pytest.MonkeyPatch, head: NDArray, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """They took two thirds of the time; sums of squares (d, d) are decomposed instead."""
+
+    def refuse(*_: object, **__: object) -> None:
+        raise AssertionError("a full SVD")
+
+    for module in (np.linalg, scipy.linalg):
+        monkeypatch.setattr(module, "svd", refuse)
+    found = evaluate(X, EmbedFilter.from_matrix(head), labels=np.arange(len(X)) % 2, progress=True)
+    assert figure(found, "PCA", D // 2, "1-NN accuracy").value > 0
+    assert "100%" in capsys.readouterr().err
+
+
 def test_the_command_reads_tables(tmp_path: Path) -> None:
     np.save(tmp_path / "x.npy", X)
     pairs = "score\ttext\n" + "".join(f'{i}\tsay "{i}\n' for i in range(20))

@@ -203,7 +203,9 @@ def test_files_that_are_no_filter(tmp_path: Path, name: str, data: bytes) -> Non
 
 def test_the_same_filter_has_the_same_bytes(f: EmbedFilter, tmp_path: Path) -> None:
     """The library orders metadata otherwise in each process, and at each save."""
-    many = EmbedFilter(**{**f.__getstate__(), "metadata": {**f.metadata, "é": "ü\n", "source": "x"}})
+    many = EmbedFilter(
+        **{**f.__getstate__(), "metadata": {**f.metadata, "é": "ü\n", "source": "x"}}
+    )
     for each in (f, many):
         data = set()
         for i in range(8):

@@ -29,7 +29,15 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
-__all__ = ["ArrowPart", "ArrowTable", "arrow_errors", "open_arrow", "open_parquet", "open_partitions", "open_stream"]
+__all__ = [
+    "ArrowPart",
+    "ArrowTable",
+    "arrow_errors",
+    "open_arrow",
+    "open_parquet",
+    "open_partitions",
+    "open_stream",
+]
 
 _READ_BYTES = 4 << 20  # of a column at a time: a row group may be larger than memory
 
@@ -186,7 +194,11 @@ def arrow_errors(where: str) -> Iterator[None]:
     """Name the file in what pyarrow says of it."""
     try:
         yield
-    except pa.ArrowException as error:
+    except (pa.ArrowException, OSError) as error:
+        if (
+            isinstance(error, OSError) and error.errno is not None
+        ):  # the system's, not pyarrow's own
+            raise
         raise EmbedFilterError(f"{where}: {' '.join(str(error).splitlines())}") from None
 
 
@@ -219,9 +231,7 @@ def open_partitions(folder: Path, files: list[Path]) -> ArrowTable:
             partition_base_dir=where,
         )
         n_rows = dataset.count_rows()
-        table = ArrowTable(
-            where, "parquet", dataset.schema, contextlib.ExitStack(), n_rows=n_rows
-        )
+        table = ArrowTable(where, "parquet", dataset.schema, contextlib.ExitStack(), n_rows=n_rows)
     table._source = _Partitions(dataset)
     return table
 

@@ -250,7 +250,8 @@ class JsonLines(RecordsTable):
                 raise EmbedFilterError(
                     f"{self.where}: expected one column of lists of numbers, found it inside of"
                     f" {listed(first)}: --column {ways[0]}"
-                    + _SEVERAL.format(ways[0].partition(".")[0]) * (len(ways) > 1)
+                    + _SEVERAL.format(ways[0].partition(".")[0])
+                    * (len(ways) > 1)
                 )
         return super().embedding_column(wanted)
 
