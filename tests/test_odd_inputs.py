@@ -25,6 +25,7 @@ from command_line import failure, run
 from numpy.typing import NDArray
 
 from embedfilter import EmbedFilter, LogitLens, evaluate, plots
+from embedfilter.evaluation.inputs import as_task
 from embedfilter.integrations.sklearn import EmbedFilterTransformer
 
 N, D = 24, 16
@@ -162,6 +163,77 @@ def test_what_is_refused_is_refused_everywhere(form: str) -> None:
             assert re.match(r"(X|X_sample|queries): ", message), (name, message)
             assert "expected" in message, (name, message)
             assert "\n" not in message, (name, message)
+
+
+# ---- Labels, scores, judgements -----------------------------------------------------------------
+
+TWO = [i % 2 for i in range(N)]
+WORDS = [f"label {i}" for i in TWO]
+
+
+def _judge(**given: Any) -> Any:
+    """Return the task that `evaluate` would score."""
+    usual = dict.fromkeys(("pairs", "scores", "labels", "queries", "qrels"))
+    return as_task(X, **{**usual, **given}, k=3)
+
+
+@pytest.mark.parametrize(
+    "labels",
+    [
+        tuple(WORDS),
+        np.array(WORDS, object),
+        pd.Series(WORDS, index=range(N, 0, -1)),
+        pd.Series(WORDS, dtype="category"),
+        pd.Series(TWO, dtype="Int64"),
+        pl.Series(WORDS, dtype=pl.Categorical),
+        pa.array(WORDS).dictionary_encode(),
+        pa.chunked_array([pa.array(WORDS)]),
+        torch.tensor(TWO),
+        torch.tensor(TWO, dtype=torch.bfloat16),
+        np.ma.masked_array(TWO),
+    ],
+    ids=lambda labels: f"{type(labels).__module__} {getattr(labels, 'dtype', '')}",
+)
+def test_labels_are_what_they_are_in_lists(labels: Any) -> None:
+    np.testing.assert_array_equal(_judge(labels=labels).labels, TWO)
+
+
+@pytest.mark.parametrize(
+    ("name", "values"),
+    [
+        *(("labels", x) for x in ("ab" * (N // 2), 5, set(WORDS), dict(enumerate(WORDS)))),
+        ("labels", (word for word in WORDS)),
+        ("labels", np.array(TWO)[:, None]),
+        ("labels", [[1], [2, 3]] * (N // 2)),
+        ("labels", np.ma.masked_array(TWO, np.arange(N) == 3)),
+        ("labels", np.array(["2020", "NaT"] * (N // 2), "M8[Y]")),
+        ("labels", [*WORDS[:-1], None]),
+        ("scores", np.ma.masked_array(TWO[: N // 2], np.arange(N // 2) == 3)),
+        ("scores", np.arange(N // 2).astype("M8[D]")),
+        ("scores", [10**400] * (N // 2)),
+        ("scores", [*range(N // 2 - 1), None]),
+        ("scores", (i for i in range(N // 2))),
+        ("scores", ["a"] * (N // 2)),
+        ("scores", [1j] * (N // 2)),
+        ("qrels", np.ma.masked_array([[0, 1]], [[True, False]])),
+        ("qrels", zip([0], [1], strict=True)),
+        ("qrels", {0: {1: 1}}),
+        ("qrels", [(-1, 0)]),
+        ("qrels", [(2**70, 0)]),
+        ("qrels", [(0.5, 0)]),
+    ],
+    ids=lambda value: value if isinstance(value, str) else type(value).__name__,
+)
+def test_judgements_that_are_none(name: str, values: Any) -> None:
+    given = {name: values} | ({"queries": X[:3]} if name == "qrels" else {})
+    with pytest.raises((TypeError, ValueError), match=f"^{name}: expected") as raised:
+        _judge(**given)
+    assert "\n" not in str(raised.value)
+
+
+def test_scores_of_a_tensor_with_gradients() -> None:
+    scores = torch.arange(N / 2, requires_grad=True)
+    np.testing.assert_array_equal(_judge(scores=scores).scores, np.arange(N // 2))
 
 
 # ---- Files --------------------------------------------------------------------------------------

@@ -138,7 +138,9 @@ def _from_torch(X: Any, name: str) -> NDArray[Any]:
     if not hasattr(X, "detach"):
         raise TypeError(f"{name}: expected a tensor, found {type(X).__name__}")
     if X.device.type == "meta":
-        raise TypeError(f"{name}: expected a tensor with numbers, found one of the device 'meta'")
+        raise TypeError(
+            f"{name}: expected a tensor with numbers, found a meta tensor, with no data"
+        )
     if X.is_nested:
         raise TypeError(f"{name}: expected a dense tensor, found a nested one")
     try:

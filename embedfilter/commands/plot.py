@@ -129,7 +129,9 @@ def similarities(
 @click.argument("embeddings", type=PATH)
 @filter_option
 @click.option("-k", "k", type=int, default=6, show_default=True, help="Tokens for each vector.")
-@click.option("--rows", type=int, default=8, show_default=True, help="How many vectors.")
+@click.option(
+    "--rows", type=click.IntRange(min=1), default=8, show_default=True, help="How many vectors."
+)
 @click.option("--tokenizer", type=PATH, help="A tokenizer.json, where there is none beside.")
 @tensor_option
 @revision_option

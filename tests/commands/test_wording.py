@@ -126,6 +126,13 @@ def test_embeddings_that_are_filtered_already(
             )
 
 
+def test_numbers_of_rows_that_are_none(tmp_path: Path) -> None:
+    for command in (("lens", "w"), ("plot", "tokens", "w")):
+        arguments = (*command, "x.npy", "--rows", 0)
+        output = ("-o", tmp_path / "o.png") if command[0] == "plot" else ()
+        assert "'--rows': 0 is not in the range x>=1" in run(*arguments, *output, status=2).stderr
+
+
 def test_a_number_of_threads_that_is_none(checkpoint: Path, tmp_path: Path) -> None:
     arguments = ("fit", checkpoint, "-o", tmp_path / "f.safetensors")
     for text, count in (("many", 1), ("0", 1), ("", 0), ("1", 0)):

@@ -145,13 +145,11 @@ class Layout:
         return (*((n_rows,) if lead is None else lead), self.width)
 
 
-def refuse_key(where: str, key: str | None) -> None:
+def refuse_key(where: str, key: str | None, *, has_columns: bool = True) -> None:
     """Raise if an array is asked for by its name, of a file that has none by names."""
     if key is not None:
-        raise EmbedFilterError(
-            f"--key: expected none for {where}, which has no arrays by name (--column names a"
-            f" column), found {key!r}"
-        )
+        hint = "; --column names a column" if has_columns else ""
+        raise EmbedFilterError(f"--key: expected none for {where}, found {key!r}{hint}")
 
 
 def checked_rows(

@@ -136,7 +136,7 @@ def open_numpy(path: Path, where: str, key: str | None) -> MatrixTable:
             array: NpyArray = archive.array(_chosen(where, archive.names, key, "array"))
             format_ = "npz"
         else:
-            refuse_key(where, key)
+            refuse_key(where, key, has_columns=False)
             array = find_array(where, file, start, 0, file.size)
             format_ = "npy"
         if array.fortran_order and len(array.shape) > 2:
@@ -211,7 +211,7 @@ def open_torch(path: Path, where: str, key: str | None) -> MatrixTable:
         }
         tensor = found[_chosen(where, list(found), key, "tensor")]
     elif isinstance(loaded, (torch.Tensor, list)):
-        refuse_key(where, key)
+        refuse_key(where, key, has_columns=False)
         tensor = loaded
     else:
         raise EmbedFilterError(
