@@ -312,6 +312,26 @@ def test_files_that_are_none_of_it(name: str, tmp_path: Path) -> None:
     assert sorted(tmp_path.iterdir()) == there
 
 
+def test_an_array_in_place_of_texts_or_labels(tmp_path: Path) -> None:
+    x, w = tmp_path / "x.npz", tmp_path / "W.npy"
+    np.savez(x, X)
+    np.save(w, W)
+    for arguments, column in (
+        (("encode", w, x, "-o", tmp_path / "o.npy"), "text"),
+        (("encode", w, x, "-o", tmp_path / "o.npy", "--column", "a"), "a"),
+        (("evaluate", x, "--labels", x), "label"),
+    ):
+        told = f"{x}: expected a line for each item, or a table with a column '{column}', found an"
+        assert told in failure(*arguments)
+
+
+def test_a_damaged_model_beside_what_is_no_checkpoint(tmp_path: Path) -> None:
+    (tmp_path / "model.gguf").write_bytes(b"GGUF" + GARBAGE)
+    (tmp_path / "x.txt").write_bytes(b"hello")
+    np.save(tmp_path / "x.npy", X)
+    assert "x.txt: not a checkpoint" in failure("lens", tmp_path / "x.txt", tmp_path / "x.npy")
+
+
 def test_a_path_that_is_empty(tmp_path: Path) -> None:
     """As an unset variable of the shell gives it: pathlib's would be the folder one is in."""
     F.save(tmp_path / "f.safetensors")

@@ -194,14 +194,13 @@ def _numbers(values: Any, name: str) -> NDArray[np.float64]:
 def _indices(values: Any, name: str, n: int, of: str) -> NDArray[np.int64]:
     """Return row numbers from 0 to n - 1, or raise."""
     numbers = _numbers(values, name)
-    indices = numbers.astype(np.int64)
-    wrong = (indices != numbers) | (indices < 0) | (indices >= n)
+    wrong = (np.floor(numbers) != numbers) | (numbers < 0) | (numbers >= n)
     if wrong.any():
         found = numbers.reshape(-1)[int(np.argmax(wrong))]
         raise ValueError(
             f"{name}: expected row numbers of {of}, integers from 0 to {n - 1}, found {found:g}"
         )
-    return indices
+    return numbers.astype(np.int64)
 
 
 def _pairs(X: Any, pairs: Any, scores: Any) -> Pairs:

@@ -99,6 +99,11 @@ class Table(abc.ABC):
         `hint` follows the usual names where there is none of them.
         """
         names = self.names
+        if not names and self.lead is not None:
+            raise EmbedFilterError(
+                f"{self.where}: expected a line for each item, or a table with a column"
+                f" {wanted or usual[0]!r}, found an array"
+            )
         if wanted is not None:
             if wanted not in names:
                 raise EmbedFilterError(
