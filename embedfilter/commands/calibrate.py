@@ -91,7 +91,6 @@ def calibrate(
     """  # noqa: D301 - click takes the backspace for "do not wrap"
     from embedfilter.files.tables.opening import open_table  # noqa: PLC0415 - light --help
 
-    check_filter_output(output)  # found out before the work, not after
     if embeddings is None and vocabulary is None:
         raise EmbedFilterError("expected EMBEDDINGS, or --vocabulary MODEL, or both, found none")
     if vocabulary is None and (unit or revision is not None):
@@ -101,6 +100,7 @@ def calibrate(
             f"{output}: expected an output apart from the embeddings, found the file {embeddings}"
             " itself"
         )
+    check_filter_output(output)  # found out before the work, not after
     start = time.perf_counter()
     f = load_filter(filter_file, embeddings or "-")
     try:
