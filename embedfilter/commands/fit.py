@@ -69,10 +69,10 @@ def fit(checkpoint: str, output: Path, base: str | None, as_json: bool, **option
     """  # noqa: D301 - click takes the backspace for "do not wrap"
     from embedfilter.filter import EmbedFilter  # noqa: PLC0415 - commands import their needs
 
-    check_filter_output(output)  # found out before the work, not after
     for source in (checkpoint, base):
         if source is not None:
             _refuse_part_of_checkpoint(output, Path(source))
+    check_filter_output(output)  # found out before the work, not after
     if ending(checkpoint) in (*NPY, *NPZ):
         _warn_of_embeddings(checkpoint, options["tensor"])
     start = time.perf_counter()

@@ -213,9 +213,7 @@ def test_an_output_that_is_a_part_of_a_sharded_checkpoint(tmp_path: Path) -> Non
     before = {path: path.read_bytes() for path in tmp_path.iterdir()}
     for model in (tmp_path, index):
         for output in before:
-            line = failure("fit", model, "-o", output)
-            wanted = "a name for a filter" if output == index else "an output apart from the check"
-            assert f"{output}: expected {wanted}" in line
+            assert "apart from the checkpoint" in failure("fit", model, "-o", output)
     assert {path: path.read_bytes() for path in tmp_path.iterdir()} == before
 
 
