@@ -9,6 +9,8 @@ import time
 from numbers import Integral
 from pathlib import Path
 
+from embedfilter.errors import warn_user
+
 __all__ = ["resolve_n_threads"]
 
 _VARIABLES = ("EMBEDFILTER_NUM_THREADS", "OPENBLAS_NUM_THREADS", "OMP_NUM_THREADS")
@@ -25,7 +27,7 @@ def resolve_n_threads(n_threads: int | None) -> int:
         As many as asked for, but never more than the processors this process may run on.
         None means as many as those, or as the first of ``EMBEDFILTER_NUM_THREADS``,
         ``OPENBLAS_NUM_THREADS`` and ``OMP_NUM_THREADS`` that is set to a positive number says;
-        they are read at the first call.
+        they are read at the first call, which warns of other text in the first, our own.
 
     Raises
     ------
@@ -65,6 +67,8 @@ def _from_environment() -> int:
         text = os.environ.get(variable, "").split(",")[0].strip()
         if text.isascii() and text.isdigit() and len(text) < 10 and int(text) > 0:
             return int(text)
+        if text and variable == _VARIABLES[0]:
+            warn_user(f"{variable}: expected a number of threads, at least 1, found {text!r}")
     return _UNLIMITED
 
 

@@ -137,6 +137,10 @@ def _from_dlpack(X: Any) -> NDArray[Any]:
 def _from_torch(X: Any, name: str) -> NDArray[Any]:
     if not hasattr(X, "detach"):
         raise TypeError(f"{name}: expected a tensor, found {type(X).__name__}")
+    if X.device.type == "meta":
+        raise TypeError(
+            f"{name}: expected a tensor with numbers, found a meta tensor, with no data"
+        )
     if X.is_nested:
         raise TypeError(f"{name}: expected a dense tensor, found a nested one")
     try:
@@ -347,6 +351,8 @@ def arrow_rows(column: Any, name: str, first: int = 0, d: int | None = None) -> 
             column = column.storage
         elif isinstance(type_, pa.BaseExtensionType):
             column = column.storage
+        elif pa.types.is_dictionary(type_) and column.indices.null_count == column.null_count:
+            column = column.dictionary_decode()
         elif pa.types.is_null(type_) or column.null_count:
             places = column.is_null().to_numpy(zero_copy_only=False)
             row = int(np.argmax(places)) * shape[0] // max(1, len(column))
@@ -402,6 +408,8 @@ def holds_floats(type_: Any) -> bool:
     while True:
         if isinstance(type_, pa.BaseExtensionType):
             type_ = type_.storage_type
+        elif pa.types.is_dictionary(type_):
+            type_ = type_.value_type
         elif (
             pa.types.is_list(type_)
             or pa.types.is_large_list(type_)

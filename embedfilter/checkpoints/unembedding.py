@@ -56,7 +56,7 @@ def head_shape(where: str, name: str, shape: tuple[int, ...]) -> tuple[int, int]
         raise CheckpointError(
             f"{where}: tensor {shown(name)}: expected (vocabulary, hidden size) with at least as "
             f"many rows as columns, found {n_rows} rows and {n_columns} columns; it may be "
-            "transposed"
+            "transposed, or hold embeddings of texts"
         )
     if n_columns > MAX_HIDDEN_SIZE:
         raise CheckpointError(

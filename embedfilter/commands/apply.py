@@ -15,20 +15,23 @@ from numpy.typing import NDArray
 
 from embedfilter.arrays.embeddings import PRECISIONS
 from embedfilter.commands.common import (
+    FILE,
     PATH,
     block_rows,
     check_width,
     column_option,
+    embedding_rows,
     in_rows,
     is_same_file,
     json_option,
     key_option,
+    load_filter,
     print_text,
     read_rows,
     threads_option,
 )
 from embedfilter.errors import EmbedFilterError
-from embedfilter.files.tables.outputs import FORMATS, check_output, open_output
+from embedfilter.files.tables.outputs import ARRAYS, FORMATS, check_output, open_output
 
 if TYPE_CHECKING:
     from embedfilter.files.tables.base import Part, Table
@@ -39,8 +42,8 @@ __all__ = ["apply"]
 
 @click.command()
 @click.argument("filter_file", metavar="FILTER", type=PATH)
-@click.argument("embeddings", metavar="IN...", type=str, nargs=-1, required=True)
-@click.argument("output", metavar="OUT", type=str)
+@click.argument("embeddings", metavar="IN...", type=FILE, nargs=-1, required=True)
+@click.argument("output", metavar="OUT", type=FILE)
 @column_option
 @click.option(
     "--output-column", help="Write filtered embeddings into this column, and keep the other."
@@ -88,9 +91,10 @@ def apply(
     """Filter the embeddings of files, of any length.
 
     IN is a file, several of one kind, a folder of them, or - for standard input: .npy, .npz,
-    .safetensors, .pt; or a table with a column of lists, whose other columns OUT keeps: Parquet,
-    Arrow, Feather, .jsonl, .csv, .tsv, the text ones perhaps compressed (.gz, .zst). OUT is of any
-    of these kinds, by its ending.
+    .safetensors, .pt, of one vector or any number of axes, as (texts, tokens, d); or a table with
+    a column of lists, whose other columns OUT keeps: Parquet, Arrow, Feather, .jsonl, .csv, .tsv,
+    the text ones perhaps compressed (.gz, .zst). OUT is of any of these kinds, by its ending;
+    without one, of IN's.
 
     OUT may be IN: it is written when all is filtered.
 
@@ -101,7 +105,6 @@ def apply(
       zcat texts.jsonl.gz | embedfilter apply filter.safetensors - filtered.jsonl
     """  # noqa: D301 - click takes the backspace for "do not wrap"
     from embedfilter.files.tables.opening import open_table  # noqa: PLC0415 - light --help
-    from embedfilter.filter import EmbedFilter  # noqa: PLC0415
 
     start = time.perf_counter()
     for name, file in (("filter", filter_file), ("ranges", options["ranges_file"])):
@@ -109,12 +112,14 @@ def apply(
             raise EmbedFilterError(
                 f"{output}: expected an output apart from the {name}, found the file {file} itself"
             )
-    f = EmbedFilter.load(filter_file)
+    f = load_filter(filter_file, embeddings[0])
     transform = _transform(f, **options)
     if output != "-":  # found out before the work, as far as it is not about the input
         check_output(output, "npy", format_)
     with open_table(embeddings, key) as table:
-        n_rows, width = _filter(f, transform, table, output, format_, column, output_column)
+        n_rows, width = _filter(
+            f, filter_file, transform, table, output, format_, column, output_column
+        )
     seconds = time.perf_counter() - start
     if as_json:
         click.echo(
@@ -152,6 +157,7 @@ def _transform(
 
 def _filter(
     f: EmbedFilter,
+    filter_file: Path,
     transform: _Transform,
     table: Table,
     output: str,
@@ -163,7 +169,7 @@ def _filter(
     from tqdm import tqdm  # noqa: PLC0415
 
     from embedfilter.files.tables.ahead import ahead  # noqa: PLC0415
-    from embedfilter.files.tables.base import EMBEDDING, Layout, checked_rows  # noqa: PLC0415
+    from embedfilter.files.tables.base import EMBEDDING, Layout  # noqa: PLC0415
 
     chosen = check_output(output, table.format, format_)
     source = table.embedding_column(column)
@@ -172,7 +178,13 @@ def _filter(
             f"--output-column: expected none for {output}, which has no columns, found"
             f" {output_column!r}"
         )
-    check_width(table, f)
+    if len(table.lead or ()) > 1 and chosen not in ARRAYS:
+        shape = (*(table.lead or ()), table.width)
+        raise EmbedFilterError(
+            f"{output}: expected a file of arrays ({', '.join(ARRAYS)}) for {table.where} of shape"
+            f" {shape}, found {chosen}"
+        )
+    check_width(table, f, filter_file)
     empty = transform(np.empty((0, f.n_features_in), np.float32))  # the output's width and type
     target = output_column or source or EMBEDDING
     keeps = source if target != source else None
@@ -181,7 +193,7 @@ def _filter(
     def filtered() -> Iterator[tuple[Part, NDArray[Any]]]:
         first = 0
         for part in ahead(table.parts(block_rows(f.n_features_in))):
-            rows = checked_rows(table, part, source, first, f.n_features_in)
+            rows = embedding_rows(table, part, source, first, f, filter_file)
             try:
                 yield part, transform(rows)
             except ValueError as error:

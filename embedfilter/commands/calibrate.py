@@ -12,11 +12,14 @@ import click
 from embedfilter.commands.common import (
     CHECKPOINT,
     PATH,
+    check_filter_output,
     column_option,
     each_block,
     is_same_file,
     json_option,
     key_option,
+    load_filter,
+    on_terminal,
     print_text,
     revision_option,
     template_option,
@@ -86,11 +89,8 @@ def calibrate(
       embedfilter calibrate filter.safetensors sample.npy -o calibrated.safetensors
       embedfilter calibrate filter.safetensors --vocabulary path/to/model -o calibrated.safetensors
     """  # noqa: D301 - click takes the backspace for "do not wrap"
-    from embedfilter.files.atomic import check_target  # noqa: PLC0415 - light --help
-    from embedfilter.files.tables.opening import open_table  # noqa: PLC0415
-    from embedfilter.filter import EmbedFilter  # noqa: PLC0415
+    from embedfilter.files.tables.opening import open_table  # noqa: PLC0415 - light --help
 
-    check_target(output)  # found out before the work, not after
     if embeddings is None and vocabulary is None:
         raise EmbedFilterError("expected EMBEDDINGS, or --vocabulary MODEL, or both, found none")
     if vocabulary is None and (unit or revision is not None):
@@ -100,8 +100,9 @@ def calibrate(
             f"{output}: expected an output apart from the embeddings, found the file {embeddings}"
             " itself"
         )
+    check_filter_output(output)  # found out before the work, not after
     start = time.perf_counter()
-    f = EmbedFilter.load(filter_file)
+    f = load_filter(filter_file, embeddings or "-")
     try:
         statistics = f.statistics()
     except ValueError as error:
@@ -111,7 +112,12 @@ def calibrate(
         with open_table([embeddings], key) as table:
             name = table.embedding_column(column)
             each_block(
-                table, name, f, lambda rows: statistics.add(rows, n_threads=n_threads), "calibrate"
+                table,
+                name,
+                f,
+                filter_file,
+                lambda rows: statistics.add(rows, n_threads=n_threads),
+                "calibrate",
             )
     sample: Any = statistics
     prior = None
@@ -121,7 +127,7 @@ def calibrate(
 
         check_matrix(f, vocabulary, vocabulary, revision=revision)
         words = vocabulary_sample(
-            vocabulary, template=template, normalize=unit, revision=revision, progress=True
+            vocabulary, template=template, normalize=unit, revision=revision, progress=on_terminal()
         )
         sample, prior = (words, None) if embeddings is None else (statistics, words)
     try:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -10,29 +11,35 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from embedfilter.errors import EmbedFilterError
+from embedfilter.files.messages import origin_of_width
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-    from embedfilter.files.tables.base import Table
+    from embedfilter.files.tables.base import Part, Table
     from embedfilter.filter import EmbedFilter
 
 __all__ = [
     "CHECKPOINT",
+    "FILE",
     "PATH",
     "base_option",
     "batch_size_option",
     "block_rows",
+    "check_filter_output",
     "check_width",
     "column_option",
     "device_option",
     "dtype_option",
     "each_block",
+    "embedding_rows",
     "filter_option",
     "in_rows",
     "is_same_file",
     "json_option",
     "key_option",
+    "load_filter",
+    "on_terminal",
     "print_text",
     "read_rows",
     "revision_option",
@@ -41,8 +48,19 @@ __all__ = [
     "threads_option",
 ]
 
-PATH = click.Path(path_type=Path)
-CHECKPOINT = click.Path(path_type=str)  # a string, since it may be the id of a model on the Hub
+
+class _Path(click.Path):
+    """A path. An empty one, as an unset variable of the shell gives, would be this folder."""
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+        if not os.fspath(value):
+            self.fail("expected a path, found an empty one", param, ctx)
+        return super().convert(value, param, ctx)
+
+
+PATH = _Path(path_type=Path)
+CHECKPOINT = _Path(path_type=str)  # a string, since it may be the id of a model on the Hub
+FILE = _Path(path_type=str)
 _ROWS = 8192  # read at a time where all are kept
 _BLOCK_BYTES = 4 << 20  # of a file that is streamed, in float32
 
@@ -105,6 +123,33 @@ def print_text(text: str) -> None:
     click.echo(text.encode(encoding, "backslashreplace").decode(encoding))
 
 
+def on_terminal() -> bool:
+    """Tell whether a progress bar would be seen, and would not fill a file."""
+    return sys.stderr.isatty()
+
+
+def load_filter(path: Path, embeddings: str | Path) -> EmbedFilter:
+    """Read a filter, and say so if it is the file of embeddings beside it that is one."""
+    from embedfilter.files.filter_file import is_filter_file  # noqa: PLC0415 - light --help
+    from embedfilter.filter import EmbedFilter  # noqa: PLC0415
+
+    if is_filter_file(Path(embeddings)) and not is_filter_file(path):
+        raise EmbedFilterError(
+            f"{path}: expected the filter here and embeddings in place of {embeddings}, found them"
+            " the other way round"
+        )
+    return EmbedFilter.load(path)
+
+
+def check_filter_output(path: Path) -> None:
+    """Raise if a filter cannot be written to a file, or its name says that it is something else."""
+    from embedfilter.files.atomic import check_target  # noqa: PLC0415 - light --help
+    from embedfilter.files.filter_file import check_filter_name  # noqa: PLC0415
+
+    check_filter_name(path)
+    check_target(path)
+
+
 def is_same_file(path: Path, other: Path) -> bool:
     """Tell whether two paths lead to the same file, which exists."""
     try:
@@ -124,6 +169,9 @@ def read_rows(
 
     blocks: list[NDArray[Any]] = []
     with open_table([path], key) as table:
+        if len(table.lead or ()) > 1:
+            shape = (*(table.lead or ()), table.width)
+            raise EmbedFilterError(f"{table.where}: expected a matrix (n, d), found shape {shape}")
         name, done, width = table.embedding_column(column), 0, table.width
         for part in table.parts(_ROWS if n_rows is None else min(n_rows, _ROWS)):
             blocks.append(checked_rows(table, part, name, done, width))
@@ -140,13 +188,42 @@ def block_rows(d: int) -> int:
     return max(1, _BLOCK_BYTES // (4 * d))
 
 
-def check_width(table: Table, f: EmbedFilter) -> None:
+def check_width(table: Table, f: EmbedFilter, filter_file: Path) -> None:
     """Raise if a table is known to hold embeddings of another width than a filter takes."""
-    if table.width is not None and table.width != f.n_features_in:
-        raise EmbedFilterError(
-            f"{table.where}: expected rows of {f.n_features_in}, as {f.metadata.get('source')} has,"
-            f" found rows of {table.width}"
-        )
+    if table.width not in (None, f.n_features_in):
+        raise _width_error(table.where, f, filter_file, table.width)
+
+
+def _width_error(
+    where: str, f: EmbedFilter, filter_file: Path, width: int | None
+) -> EmbedFilterError:
+    hint = ": as many as it gives, so they may be filtered already"
+    return EmbedFilterError(
+        f"{where}: expected rows of {f.n_features_in}, which {filter_file} takes"
+        f"{origin_of_width(f.metadata)}, found rows of"
+        f" {width}{hint if width == f.n_components else ''}"
+    )
+
+
+def embedding_rows(
+    table: Table,
+    part: Part,
+    column: str | None,
+    first: int,
+    f: EmbedFilter,
+    filter_file: Path,
+) -> NDArray[Any]:
+    """Return the embeddings of a part of a table, which are as wide as a filter takes, or raise."""
+    from embedfilter.files.tables.base import checked_rows  # noqa: PLC0415 - light --help
+
+    try:
+        return checked_rows(table, part, column, first, f.n_features_in)
+    except EmbedFilterError as error:
+        try:
+            width = checked_rows(table, part, column, first, None).shape[1]
+        except EmbedFilterError:
+            raise error from None
+        raise _width_error(table.where, f, filter_file, width) from None
 
 
 def in_rows(table: Table, column: str | None, first: int, n: int, error: ValueError) -> Exception:
@@ -160,6 +237,7 @@ def each_block(
     table: Table,
     column: str | None,
     f: EmbedFilter,
+    filter_file: Path,
     use: Callable[[NDArray[Any]], object],
     what: str,
 ) -> None:
@@ -172,6 +250,8 @@ def each_block(
         As the table's `embedding_column` returns it.
     f : EmbedFilter
         Takes embeddings of the table's width, or this raises.
+    filter_file : Path
+        Of that filter.
     use : callable
         Of a ValueError that it raises the message is told with the file and the rows.
     what : str
@@ -180,14 +260,12 @@ def each_block(
     from tqdm import tqdm  # noqa: PLC0415 - light --help
 
     from embedfilter.files.tables.ahead import ahead  # noqa: PLC0415
-    from embedfilter.files.tables.base import checked_rows  # noqa: PLC0415
 
-    d = f.n_features_in
-    check_width(table, f)
+    check_width(table, f, filter_file)
     done = 0
     with tqdm(total=table.n_rows, desc=what, unit=" rows", unit_scale=True, disable=None) as bar:
-        for part in ahead(table.parts(block_rows(d))):
-            rows = checked_rows(table, part, column, done, d)
+        for part in ahead(table.parts(block_rows(f.n_features_in))):
+            rows = embedding_rows(table, part, column, done, f, filter_file)
             try:
                 use(rows)
             except ValueError as error:

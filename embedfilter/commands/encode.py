@@ -17,6 +17,7 @@ from embedfilter.commands.common import (
     device_option,
     dtype_option,
     json_option,
+    on_terminal,
     print_text,
     revision_option,
     template_option,
@@ -125,13 +126,13 @@ def encode(
         device=device,
         dtype=dtype,
         revision=revision,
-        progress=True,
+        progress=on_terminal(),
     )
     width = embed.get_embedding_dimension()
     layout = Layout(table, EMBEDDING, width, np.dtype(np.float32))
     with (
         open_output(str(output), format_, layout) as file,
-        tqdm(total=len(lines), unit=" texts") as bar,
+        tqdm(total=len(lines), unit=" texts", disable=None) as bar,
     ):
         done = 0
         for part in parts:

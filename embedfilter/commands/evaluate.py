@@ -16,6 +16,8 @@ from embedfilter.commands.common import (
     column_option,
     json_option,
     key_option,
+    load_filter,
+    on_terminal,
     print_text,
     read_rows,
     template_option,
@@ -64,7 +66,7 @@ def _integers(ctx: click.Context, option: click.Parameter, value: str | None) ->
     "--labels",
     "labels_file",
     type=PATH,
-    help="A file with a label a line, or a table with a column 'label'.",
+    help="A file with a label a line, a table with a column 'label', or a .npy file (n,).",
 )
 @click.option(
     "--queries", "queries_file", type=PATH, help="A file like EMBEDDINGS, which are documents then."
@@ -120,7 +122,6 @@ def evaluate(
     """  # noqa: D301 - click takes the backspace for "do not wrap"
     from embedfilter import evaluation  # noqa: PLC0415 - light --help
     from embedfilter.files.atomic import check_target  # noqa: PLC0415
-    from embedfilter.filter import EmbedFilter  # noqa: PLC0415
 
     if output is not None:
         check_target(output)  # found out before the work, not after
@@ -131,7 +132,7 @@ def evaluate(
     if vocabulary and model is None and encode_with is None:
         raise EmbedFilterError("--vocabulary: expected --model with it, found none")
     if filter_file is not None:
-        EmbedFilter.load(filter_file)  # a checkpoint is none
+        load_filter(filter_file, embeddings)  # a checkpoint is none
     source = model if filter_file is None else filter_file
     read: Any = (
         functools.partial(read_rows, column=column, key=key)
@@ -153,10 +154,10 @@ def evaluate(
         from embedfilter.integrations.encoder import vocabulary_sample  # noqa: PLC0415
 
         words = vocabulary_sample(
-            model, template=options["template"], normalize=_are_unit(X), progress=True
+            model, template=options["template"], normalize=_are_unit(X), progress=on_terminal()
         )
     found = evaluation.evaluate(
-        X, source, encode_with=encode_with, words=words, progress=True, **judged, **options
+        X, source, encode_with=encode_with, words=words, progress=on_terminal(), **judged, **options
     )
     if output is not None:
         found.save_html(output)

@@ -3,30 +3,36 @@
 from __future__ import annotations
 
 import json
-import sys
 import time
 from pathlib import Path
 from typing import Any
 
 import click
+import numpy as np
 
 from embedfilter.commands.common import (
     CHECKPOINT,
     PATH,
     base_option,
+    check_filter_output,
     is_same_file,
     json_option,
+    on_terminal,
     print_text,
+    read_rows,
     revision_option,
     tensor_option,
     threads_option,
 )
 from embedfilter.commands.inspect import filter_facts
-from embedfilter.errors import EmbedFilterError
-from embedfilter.files.endings import ending
+from embedfilter.errors import EmbedFilterError, warn_user
+from embedfilter.files.endings import NPY, NPZ, ending
 from embedfilter.fitting.kinds import KINDS
 
 __all__ = ["fit"]
+
+_LOOKED_AT = 64  # rows
+_UNIT = 1e-2  # lengths of float16 are off by less
 
 
 @click.command()
@@ -61,15 +67,16 @@ def fit(checkpoint: str, output: Path, base: str | None, as_json: bool, **option
       embedfilter fit Qwen/Qwen3-0.6B -o filter.safetensors
       embedfilter fit path/to/embedding-model --base path/to/model -o filter.safetensors
     """  # noqa: D301 - click takes the backspace for "do not wrap"
-    from embedfilter.files.atomic import check_target  # noqa: PLC0415 - commands import their needs
-    from embedfilter.filter import EmbedFilter  # noqa: PLC0415
+    from embedfilter.filter import EmbedFilter  # noqa: PLC0415 - commands import their needs
 
-    check_target(output)  # found out before the work, not after
     for source in (checkpoint, base):
         if source is not None:
             _refuse_part_of_checkpoint(output, Path(source))
+    check_filter_output(output)  # found out before the work, not after
+    if ending(checkpoint) in (*NPY, *NPZ):
+        _warn_of_embeddings(checkpoint, options["tensor"])
     start = time.perf_counter()
-    f = EmbedFilter.from_checkpoint(checkpoint, base=base, progress=sys.stderr.isatty(), **options)
+    f = EmbedFilter.from_checkpoint(checkpoint, base=base, progress=on_terminal(), **options)
     f.save(output)
     seconds = time.perf_counter() - start
     if as_json:
@@ -81,6 +88,20 @@ def fit(checkpoint: str, output: Path, base: str | None, as_json: bool, **option
         f" {facts['tensor']}{owner} ({facts['rows']} x {f.n_features_in}, {facts['dtype']})"
         f" in {seconds:.2f} s"
     )
+
+
+def _warn_of_embeddings(checkpoint: str, name: str | None) -> None:
+    """Warn if the rows of an array's file have the length of embeddings, which no head's have."""
+    try:
+        rows = read_rows(Path(checkpoint), _LOOKED_AT, key=name).astype(np.float64)
+    except (EmbedFilterError, OSError):  # the same is told of it as a checkpoint
+        return
+    if len(rows) and np.abs(np.linalg.norm(rows, axis=1) - 1).max() < _UNIT:
+        warn_user(
+            f"{checkpoint}: expected an unembedding matrix, found rows of length 1, as embeddings"
+            " have: a filter is fitted to a model's head, and 'embedfilter apply' filters"
+            " embeddings"
+        )
 
 
 def _refuse_part_of_checkpoint(output: Path, checkpoint: Path) -> None:

@@ -18,6 +18,7 @@ from embedfilter.commands.common import (
     tensor_option,
 )
 from embedfilter.errors import EmbedFilterError
+from embedfilter.fitting.cuts import Accuracy
 
 if TYPE_CHECKING:
     from embedfilter.checkpoints.unembedding import Unembedding
@@ -55,6 +56,7 @@ def inspect(file: str, as_json: bool, **options: Any) -> None:
         facts = filter_facts(Path(file), f)
         if not as_json:
             facts["singular_values"] = _spectrum_line(f)
+            facts |= _accuracy_line(f)
     else:
         facts = _checkpoint_facts(file, **options)
     if as_json:
@@ -157,6 +159,17 @@ def _spectrum_line(f: EmbedFilter) -> str:
         f"{f.singular_values[0]:.4g} {''.join(cells)} {f.singular_values[-1]:.4g}"
         f"  (log scale; {kept})"
     )
+
+
+def _accuracy_line(f: EmbedFilter) -> dict[str, str]:
+    """Say what the figures of a spectrum's accuracy mean, where there are any."""
+    accuracy = Accuracy.of_metadata(f.metadata)
+    if accuracy == Accuracy():
+        return {}
+    error = np.sqrt(accuracy.error)
+    return {
+        "accuracy": f"singular values under {max(accuracy.noise, error):.2g} may be rounding alone"
+    }
 
 
 def _levels() -> str:

@@ -15,6 +15,7 @@ from embedfilter.commands.common import (
     filter_option,
     json_option,
     key_option,
+    load_filter,
     print_text,
     read_rows,
     revision_option,
@@ -66,11 +67,10 @@ def lens(
     Example:
       embedfilter lens path/to/model embeddings.npy --filter filter.safetensors
     """  # noqa: D301 - click takes the backspace for "do not wrap"
-    from embedfilter.filter import EmbedFilter  # noqa: PLC0415
     from embedfilter.lens.logit_lens import LogitLens  # noqa: PLC0415
 
+    f = None if filter_file is None else load_filter(filter_file, embeddings)
     X = read_rows(embeddings, _SHOWN if n_rows is None else n_rows, column=column, key=key)
-    f = None if filter_file is None else EmbedFilter.load(filter_file)
     found: dict[str, TopTokens] = {}
     with LogitLens(checkpoint, **options) as logit_lens:
         already = f is not None and X.shape[1] == f.n_components != f.n_features_in

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 import signal
 import threading
 import warnings
@@ -22,6 +23,7 @@ from embedfilter.commands.inspect import inspect
 from embedfilter.commands.lens import lens
 from embedfilter.commands.mteb import mteb
 from embedfilter.commands.plot import plot
+from embedfilter.commands.wording import in_options
 from embedfilter.errors import EmbedFilterError
 from embedfilter.version import __version__
 
@@ -34,7 +36,7 @@ class _Group(click.Group):
     def invoke(self, ctx: click.Context) -> Any:
         try:
             with warnings.catch_warnings(), _termination_unwinds():
-                warnings.showwarning = _show_warning
+                warnings.showwarning = functools.partial(_show_warning, ctx)
                 return super().invoke(ctx)
         except BrokenPipeError:  # the reader of our output has gone: click ends quietly
             raise
@@ -74,12 +76,18 @@ def _terminate(number: int, frame: object) -> NoReturn:
 
 
 def _fail(ctx: click.Context, message: str) -> None:
-    click.echo(f"embedfilter: error: {' '.join(message.splitlines())}", err=True)
+    click.echo(f"embedfilter: error: {_line(ctx, message)}", err=True)
     ctx.exit(2)
 
 
-def _show_warning(message: Warning | str, *_: Any, **__: Any) -> None:
-    click.echo(f"embedfilter: warning: {message}", err=True)
+def _show_warning(ctx: click.Context, message: Warning | str, *_: Any, **__: Any) -> None:
+    click.echo(f"embedfilter: warning: {_line(ctx, str(message))}", err=True)
+
+
+def _line(ctx: click.Context, message: str) -> str:
+    """Return a message as one line, about options of the command that runs."""
+    command = main.commands.get(str(ctx.invoked_subcommand), main)
+    return in_options(" ".join(message.splitlines()), command, {"embedfilter fit": fit})
 
 
 @click.group(cls=_Group, context_settings={"help_option_names": ["-h", "--help"]})

@@ -14,6 +14,7 @@ from embedfilter.commands.common import (
     column_option,
     filter_option,
     key_option,
+    load_filter,
     print_text,
     read_rows,
     revision_option,
@@ -92,7 +93,8 @@ def energy(
     from embedfilter.lens.logit_lens import LogitLens  # noqa: PLC0415
 
     picture = _Picture(output)
-    X, f = read_rows(embeddings, column=column, key=key), _load(filter_file)
+    f = _load(filter_file, embeddings)
+    X = read_rows(embeddings, column=column, key=key)
     with LogitLens(checkpoint, tokenizer=(), **options) as lens:  # no texts are needed
         before = lens.spectroscopy(X, bands=bands)
         after = None if f is None else lens.spectroscopy(X, bands=bands, filter=f)
@@ -116,7 +118,8 @@ def similarities(
     from embedfilter import plots  # noqa: PLC0415
 
     picture = _Picture(output)
-    X, f = read_rows(embeddings, column=column, key=key), _load(filter_file)
+    f = _load(filter_file, embeddings)
+    X = read_rows(embeddings, column=column, key=key)
     plots.similarities(X, None if f is None else f.transform(X), ax=picture.ax)
     picture.save()
 
@@ -126,7 +129,9 @@ def similarities(
 @click.argument("embeddings", type=PATH)
 @filter_option
 @click.option("-k", "k", type=int, default=6, show_default=True, help="Tokens for each vector.")
-@click.option("--rows", type=int, default=8, show_default=True, help="How many vectors.")
+@click.option(
+    "--rows", type=click.IntRange(min=1), default=8, show_default=True, help="How many vectors."
+)
 @click.option("--tokenizer", type=PATH, help="A tokenizer.json, where there is none beside.")
 @tensor_option
 @revision_option
@@ -152,7 +157,8 @@ def tokens(
     from embedfilter.lens.logit_lens import LogitLens  # noqa: PLC0415
 
     picture = _Picture(output)
-    X, f = read_rows(embeddings, rows, column=column, key=key), _load(filter_file)
+    f = _load(filter_file, embeddings)
+    X = read_rows(embeddings, rows, column=column, key=key)
     with LogitLens(checkpoint, **options) as lens:
         found = [lens.top_tokens(X, k)]
         if f is not None:
@@ -162,10 +168,8 @@ def tokens(
     picture.save()
 
 
-def _load(path: Path | None) -> EmbedFilter | None:
-    from embedfilter.filter import EmbedFilter  # noqa: PLC0415
-
-    return None if path is None else EmbedFilter.load(path)
+def _load(path: Path | None, embeddings: Path) -> EmbedFilter | None:
+    return None if path is None else load_filter(path, embeddings)
 
 
 class _Picture:

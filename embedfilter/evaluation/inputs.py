@@ -9,7 +9,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from embedfilter.arrays.columns import as_array
 from embedfilter.arrays.embeddings import as_embeddings, bad_rows_message
+from embedfilter.arrays.torch_tensors import is_torch
 from embedfilter.arrays.vocabulary_sample import VocabularySample, description_of
 from embedfilter.checkpoints.base_head import open_for
 from embedfilter.evaluation.tasks import Labels, Pairs, Relevance, Space, Task
@@ -168,11 +170,22 @@ def _rows(X: Any, name: str, d: int | None = None) -> _Rows:
     return rows
 
 
+def _refuse_masked(values: Any, name: str) -> None:
+    """Raise for what NumPy would take from behind a mask."""
+    if np.ma.is_masked(values):
+        raise TypeError(f"{name}: expected an array, found a masked array: fill it first")
+
+
 def _numbers(values: Any, name: str) -> NDArray[np.float64]:
+    _refuse_masked(values, name)
+    given = as_array(values, name) if is_torch(values) else values
     try:
-        numbers = np.asarray(values, np.float64)
-    except (TypeError, ValueError) as error:
+        numbers = np.asarray(given, np.float64)
+        is_time = np.asarray(given).dtype.kind in "mM"
+    except (OverflowError, TypeError, ValueError) as error:
         raise TypeError(f"{name}: expected numbers: {error}") from None
+    if is_time:
+        raise TypeError(f"{name}: expected numbers, found times")
     if not np.isfinite(numbers).all():
         raise ValueError(f"{name}: expected finite numbers, found NaN or infinity")
     return numbers
@@ -181,14 +194,13 @@ def _numbers(values: Any, name: str) -> NDArray[np.float64]:
 def _indices(values: Any, name: str, n: int, of: str) -> NDArray[np.int64]:
     """Return row numbers from 0 to n - 1, or raise."""
     numbers = _numbers(values, name)
-    indices = numbers.astype(np.int64)
-    wrong = (indices != numbers) | (indices < 0) | (indices >= n)
+    wrong = (np.floor(numbers) != numbers) | (numbers < 0) | (numbers >= n)
     if wrong.any():
         found = numbers.reshape(-1)[int(np.argmax(wrong))]
         raise ValueError(
             f"{name}: expected row numbers of {of}, integers from 0 to {n - 1}, found {found:g}"
         )
-    return indices
+    return numbers.astype(np.int64)
 
 
 def _pairs(X: Any, pairs: Any, scores: Any) -> Pairs:
@@ -236,7 +248,14 @@ def _scored(rows: _Rows, pairs: NDArray[np.int64], scores: NDArray[np.float64]) 
 
 
 def _labels(labels: Any, n: int) -> NDArray[np.int64]:
-    given = np.asarray(labels)
+    _refuse_masked(labels, "labels")
+    try:
+        given = np.asarray(as_array(labels, "labels") if is_torch(labels) else labels)
+    except ValueError as error:  # lists of unequal length
+        raise ValueError(f"labels: expected {n}, one for each row of X: {error}") from None
+    if given.ndim == 0:
+        found = f"{type(labels).__name__}, which is no sequence: a list of them is"
+        raise ValueError(f"labels: expected {n}, one for each row of X, found a {found}")
     if given.shape != (n,):
         raise ValueError(f"labels: expected {n}, one for each row of X, found shape {given.shape}")
     for row, label in enumerate(given.tolist()):

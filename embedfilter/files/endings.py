@@ -12,6 +12,7 @@ __all__ = [
     "JSON_LINES",
     "NPY",
     "NPZ",
+    "OF_OTHER_FILES",
     "PARQUET",
     "PICKLES",
     "SAFETENSORS",
@@ -33,6 +34,11 @@ JSON_LINES = (".jsonl", ".ndjson")
 CSV = (".csv",)
 TSV = (".tsv",)
 COMPRESSED = (".gz", ".zst")
+OF_OTHER_FILES = (
+    *GGUF, *TORCH, *PICKLES, *NPY, *NPZ, *PARQUET, *ARROW, *JSON_LINES, *CSV, *TSV, *COMPRESSED,
+    ".json", ".txt", ".html", ".png", ".svg", ".pdf", ".onnx",
+)  # fmt: skip
+"""Endings that no filter's file has."""
 
 
 def ending(name: str | PurePath) -> str:

@@ -19,6 +19,7 @@ calibrated filter, whose components are orthogonal but of unequal length,
 from __future__ import annotations
 
 import contextlib
+import json
 from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import Any
@@ -30,10 +31,11 @@ from embedfilter.arrays.limits import MAX_HIDDEN_SIZE
 from embedfilter.errors import CheckpointError, FilterFileError
 from embedfilter.files.atomic import atomic_output
 from embedfilter.files.containers.safetensors import SafetensorsFile
+from embedfilter.files.endings import OF_OTHER_FILES, SAFETENSORS, ending
 from embedfilter.files.input_file import InputFile
 from embedfilter.files.messages import shown
 
-__all__ = ["is_filter", "is_filter_file", "read_filter", "write_filter"]
+__all__ = ["check_filter_name", "is_filter", "is_filter_file", "read_filter", "write_filter"]
 
 FORMAT_VERSION = "1"
 _TYPES: dict[str, tuple[str, np.dtype[Any]]] = {
@@ -58,6 +60,7 @@ def write_filter(
     """Write a filter's arrays, those of the table above; see `EmbedFilter.save`."""
     from safetensors.numpy import save  # noqa: PLC0415 - only where a file is written
 
+    check_filter_name(path)
     k, d = arrays["components"].shape
     data = save(
         dict(arrays),
@@ -70,7 +73,26 @@ def write_filter(
         },
     )
     with atomic_output(path) as file:
-        file.write(data)
+        file.write(_with_sorted_metadata(data))
+
+
+def check_filter_name(path: Path) -> None:
+    """Raise ValueError if a file's name says that it is something else than a filter."""
+    if ending(path) in OF_OTHER_FILES:
+        raise ValueError(
+            f"{path}: expected a name for a filter, which ends in {SAFETENSORS[0]}, found"
+            f" {ending(path)!r}"
+        )
+
+
+def _with_sorted_metadata(data: bytes) -> bytes:
+    """Return a safetensors file with its metadata in order: the library's differs each time."""
+    end = 8 + int.from_bytes(data[:8], "little")
+    header = json.loads(data[8:end])
+    header["__metadata__"] = dict(sorted(header["__metadata__"].items()))
+    text = json.dumps(header, ensure_ascii=False, separators=(",", ":")).encode()
+    text = text.ljust(-(-len(text) // 8) * 8)
+    return len(text).to_bytes(8, "little") + text + data[end:]
 
 
 def is_filter(file: SafetensorsFile) -> bool:
@@ -101,6 +123,8 @@ def read_filter(path: Path, kinds: Collection[str]) -> dict[str, Any]:
             return _read(path, file, kinds)
     except CheckpointError as error:
         detail = str(error).removeprefix(f"{path}: ")
+        if detail.startswith("not a safetensors file: "):  # most files that are given by mistake
+            detail = "not a safetensors file"
         raise FilterFileError(f"{path}: {_EXPECTED}: {detail}") from None
 
 

@@ -6,7 +6,10 @@ import math
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
+
 from embedfilter.errors import EmbedFilterError
+from embedfilter.files.endings import NPY, ending
 from embedfilter.files.messages import listed, shown
 from embedfilter.files.tables.delimited import DelimitedTable
 from embedfilter.files.tables.opening import is_table, open_lines, open_table
@@ -104,7 +107,7 @@ def read_texts(path: Path, column: str | None = None) -> list[str]:
 
 
 def read_labels(path: Path, column: str | None = None) -> list[str]:
-    """Return the labels of a file: one in each line, or in a column, "label", of a table.
+    """Return the labels of a file: one in each line, in a column, "label", of a table, or a .npy.
 
     Raises
     ------
@@ -113,6 +116,8 @@ def read_labels(path: Path, column: str | None = None) -> list[str]:
     OSError
         If it cannot be read.
     """
+    if column is None and ending(path) in NPY:
+        return _labels(path, _array_values(path))
     if column is None and not is_table(path):
         lines = read_lines(path)
         if "\t" not in lines[0]:
@@ -126,6 +131,18 @@ def read_labels(path: Path, column: str | None = None) -> list[str]:
     with open_table([path]) as table:
         name = table.value_column(column, _LABELS, "")
         return _labels(path, [v for part in table.parts(_ROWS) for v in part.values(name)])
+
+
+def _array_values(path: Path) -> list[Any]:
+    """Return the values of an array (n,) in a .npy file."""
+    try:
+        values = np.load(path, allow_pickle=False)
+    except (EOFError, ValueError) as error:
+        raise EmbedFilterError(f"{path}: expected a .npy file of labels: {error}") from None
+    if not isinstance(values, np.ndarray) or values.ndim != 1:
+        found = f"shape {values.shape}" if isinstance(values, np.ndarray) else "another file"
+        raise EmbedFilterError(f"{path}: expected an array of labels (n,), found {found}")
+    return list(values.tolist())
 
 
 def _labels(path: Path, values: list[Any]) -> list[str]:

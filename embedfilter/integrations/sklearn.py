@@ -29,6 +29,22 @@ def _is_filter(source: Any) -> bool:
     return isinstance(source, (str, os.PathLike)) and is_filter_file(Path(source))
 
 
+def _is_read_by_sklearn(X: Any) -> bool:
+    """Tell whether X is left to scikit-learn: its checks, its messages, the names of columns."""
+    if isinstance(X, np.ndarray):
+        is_of_arrays = X.dtype == object and X.ndim == 1
+        # Of masked arrays it takes what is behind the mask.
+        return not (isinstance(X, np.ma.MaskedArray) or X.dtype.kind == "V" or is_of_arrays)
+    if isinstance(X, list) or hasattr(X, "toarray"):
+        return True
+    if hasattr(X, "collect"):  # of polars' lazy frames columns are not to be asked for
+        return False
+    if len(getattr(X, "columns", ())) <= 1 or not hasattr(X, "dtypes"):
+        return False
+    # Frames without columns of lists: pandas' types have a kind, those of polars what is in them.
+    return not any(getattr(t, "kind", "") == "O" or hasattr(t, "inner") for t in X.dtypes)
+
+
 class EmbedFilterTransformer(
     ClassNamePrefixFeaturesOutMixin,  # type: ignore[misc]  # scikit-learn has no types
     TransformerMixin,  # type: ignore[misc]
@@ -176,10 +192,10 @@ class EmbedFilterTransformer(
         return self.filter_.inverse_transform(X)
 
     def _validated(self, X: ArrayLike, *, reset: bool) -> NDArray[Any]:
-        if not isinstance(X, (np.ndarray, list)) and not hasattr(X, "toarray"):
-            columns = getattr(X, "columns", ())
-            if len(columns) <= 1:  # of a frame scikit-learn keeps the columns' names
-                X = as_array(X, "X")
+        if not _is_read_by_sklearn(X):
+            X = as_array(X, "X")
+            if X.dtype.name == "bfloat16":
+                X = X.astype(np.float32)
         array = validate_data(self, X, dtype="numeric", reset=reset)
         if array.dtype.kind in "iub":  # scikit-learn's transformers take integers
             if array.dtype.itemsize == 1:

@@ -94,10 +94,15 @@ class LogitLens:
         n_threads: int | None = None,
     ) -> None:
         self._n_threads = resolve_n_threads(n_threads)
-        self.vocabulary: Vocabulary | None = (
-            find_vocabulary(source) if tokenizer is None else open_vocabulary(tokenizer)
-        )
+        # First: of what is no checkpoint that is told, not a tokenizer beside it that is damaged.
         self.matrix: Unembedding = open_unembedding(source, tensor=tensor, revision=revision)
+        try:
+            self.vocabulary: Vocabulary | None = (
+                find_vocabulary(source) if tokenizer is None else open_vocabulary(tokenizer)
+            )
+        except BaseException:
+            self.matrix.close()
+            raise
         for doubt in self.matrix.doubts:
             warn_user(f"{self.matrix.source}: {doubt}")
         V, d = self.matrix.shape

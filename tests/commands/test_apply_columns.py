@@ -191,7 +191,7 @@ INT8 = pa.array([[1] * D] * 3, pa.list_(pa.int8(), D))
         (
             {"e": lists(ROWS[:, :7], "fixed")},
             [],
-            f"expected lists of {D} numbers, found 7 in row 0",
+            f"expected rows of {D}, which .* takes, found rows of 7$",
         ),
         ({"e": lists(ROWS * np.nan, "fixed")}, [], "column 'e', rows 0 to 9: X: expected finite"),
         (

@@ -97,7 +97,7 @@ def test_bad_input(folder: Path, tmp_path: Path) -> None:
     assert "no such folder" in message(f, sample, "-o", tmp_path / "none" / "g")
     assert "apart from the embeddings" in message(f, sample, "-o", sample)
     assert "whitening: expected from 0 to 1" in message(f, sample, "-o", output, "--whitening", 2)
-    assert "n_components: expected from 1 to 32, found 33" in message(
+    assert "--components: expected from 1 to 32, found 33" in message(
         f, sample, "-o", output, "--components", 33
     )
     rows = np.load(sample)
@@ -105,7 +105,7 @@ def test_bad_input(folder: Path, tmp_path: Path) -> None:
         ("one.npy", rows[:1], "one.npy: expected at least 2 rows, found 1"),
         ("none.npy", rows[:0], "none.npy: expected at least 2 rows, found 0"),
         ("alike.npy", rows[[0, 0]], "alike.npy: expected rows that differ once filtered"),
-        ("narrow.npy", rows[:, :5], "narrow.npy: expected rows of 64, as "),
+        ("narrow.npy", rows[:, :5], "narrow.npy: expected rows of 64, which "),
         ("nan.npy", np.where(rows > 6, np.nan, rows), "nan.npy: rows 0 to 299: X: expected finite"),
         ("whole.npy", rows.astype(int), "whole.npy: expected float16"),
     ):

@@ -8,7 +8,8 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from command_line import PEAK, run, run_code
+from command_line import PEAK, failure, run, run_code
+from numpy.typing import NDArray
 
 from embedfilter import EmbedFilter
 
@@ -20,6 +21,47 @@ def test_fit(checkpoint: Path, tmp_path: Path) -> None:
         f"{output}: 64 -> 32 dimensions, edge, from lm_head.weight (800 x 64, F32)" in done.stdout
     )
     assert EmbedFilter.load(output) == EmbedFilter.from_checkpoint(checkpoint)
+
+
+def test_a_name_that_is_no_filters(checkpoint: Path, filter_file: Path, tmp_path: Path) -> None:
+    for name in ("a.npy", "a.NPZ", "a.parquet", "a.gguf", "a.safetensors.gz", "a.json"):
+        arguments = ("fit", checkpoint), ("calibrate", filter_file, tmp_path / "none.npy")
+        for command in arguments:
+            line = failure(*command, "-o", tmp_path / name)
+            assert f"{name}: expected a name for a filter, which ends in .safetensors" in line
+        with pytest.raises(ValueError, match=f"{name}: expected a name for a filter"):
+            EmbedFilter.load(filter_file).save(tmp_path / name)
+    for name in ("a", "a.v1", "A.SafeTensors"):
+        run("fit", checkpoint, "-o", tmp_path / name)
+    assert sorted(path.name for path in tmp_path.iterdir()) == [
+        "A.SafeTensors", "a", "a.v1", filter_file.name,
+    ]  # fmt: skip
+
+
+def test_embeddings_in_place_of_a_head(tmp_path: Path, rng: np.random.Generator) -> None:
+    X = rng.standard_normal((90, 16)).astype("f4")
+    np.savez(tmp_path / "head.npz", X)
+    X /= np.linalg.norm(X, axis=1, keepdims=True)
+    np.savez(tmp_path / "x.npz", X)
+    np.save(tmp_path / "x.npy", X.astype("f2"))
+    for name, count in (("x.npz", 1), ("x.npy", 1), ("head.npz", 0)):
+        done = run("fit", tmp_path / name, "-o", tmp_path / "f.safetensors")
+        told = f"{name}: expected an unembedding matrix, found rows of length 1, as embeddings have"
+        assert done.stderr.count(told) == count
+
+
+def test_no_path_of_this_machine_is_kept(checkpoint: Path, X: NDArray, tmp_path: Path) -> None:
+    """Filters are passed on: in one is the model's name, the last two parts of its path."""
+    plain, calibrated = tmp_path / "f.safetensors", tmp_path / "c.safetensors"
+    np.save(tmp_path / "x.npy", X)
+    run("fit", checkpoint, "-o", plain)
+    run("calibrate", plain, tmp_path / "x.npy", "-o", calibrated)
+    for path in (plain, calibrated):
+        f = EmbedFilter.load(path)
+        assert f.metadata["source"] == f"{checkpoint.parent.name}/{checkpoint.name}"
+        assert str(checkpoint.parent.parent).encode() not in path.read_bytes()
+        assert str(tmp_path).encode() not in path.read_bytes()
+        assert str(checkpoint.parent.parent) not in repr(f) + f._repr_html_()
 
 
 def test_fit_options(checkpoint: Path, tmp_path: Path) -> None:

@@ -95,8 +95,10 @@ def test_lens_refuses(
     assert "k: expected from 1" in failure("lens", checkpoint, embeddings, "-k", 0)
     narrow = tmp_path / "narrow.npy"
     np.save(narrow, np.ones((3, 7)))
-    assert "X: expected (n, 64)" in failure("lens", checkpoint, narrow)
-    assert "X: expected (n, 64)" in failure("lens", checkpoint, narrow, "--filter", filter_file)
+    assert "EMBEDDINGS: expected (n, 64)" in failure("lens", checkpoint, narrow)
+    assert "EMBEDDINGS: expected (n, 64)" in failure(
+        "lens", checkpoint, narrow, "--filter", filter_file
+    )
     bad = tmp_path / "bad.npy"
     np.save(bad, np.full((3, D), np.nan))
     assert "NaN or infinity in 3 of 3 rows" in failure("lens", checkpoint, bad)

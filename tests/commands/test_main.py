@@ -11,10 +11,12 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from click.testing import CliRunner
 from command_line import SCRIPTS, UNMEASURED, failure, run
 from numpy.typing import NDArray
 
 from embedfilter import __version__
+from embedfilter.commands.main import main
 
 
 def test_help() -> None:
@@ -55,6 +57,28 @@ def test_shell_completion() -> None:
         env=variables, capture_output=True, text=True, check=False, cwd=SCRIPTS,
     )  # fmt: skip
     assert "complete -o nosort -F _embedfilter_completion embedfilter" in done.stdout
+
+
+@pytest.mark.parametrize(
+    ("typed", "offered"),
+    [
+        ("fi", ["plain,fit"]),
+        ("fit --ki", ["plain,--kind"]),
+        ("apply --precision u", ["plain,uint8", "plain,ubinary"]),
+        ("plot sp", ["plain,spectrum"]),
+        ("apply f.safetensors x", ["file,x"]),  # the shell looks for files itself
+        ("apply f.safetensors x.npy y", ["file,y"]),
+        ("fit mod", ["file,mod"]),
+    ],
+)
+def test_what_the_shell_is_offered(typed: str, offered: list[str]) -> None:
+    words = f"embedfilter {typed}"
+    variables = {
+        "COMP_WORDS": words, "COMP_CWORD": str(len(words.split()) - 1),
+        "_EMBEDFILTER_COMPLETE": "bash_complete",
+    }  # fmt: skip
+    result = CliRunner().invoke(main, env=variables, prog_name="embedfilter")
+    assert result.stdout.split() == offered
 
 
 @pytest.mark.parametrize("moment", ["while it is loaded", "while it waits for input"])

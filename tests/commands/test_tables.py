@@ -10,6 +10,7 @@ import os
 import re
 import subprocess
 import sys
+import threading
 from pathlib import Path
 from typing import Any
 
@@ -95,7 +96,7 @@ SOURCES: dict[str, tuple[Any, bool]] = {
     "folder": (write_folder, True),
 }
 OUTPUTS = (
-    "o.npy", "o.NPZ", "o.pt", "o.safetensors", "o.parquet", "o.arrow", "o.jsonl", "o.csv",
+    "o.npy", "o.NPZ", "o.pt", "o.safetensors", "O.PARQUET", "o.arrow", "o.jsonl", "o.csv",
     "o.jsonl.gz", "o.csv.zst",
 )  # fmt: skip
 
@@ -279,7 +280,7 @@ def test_columns_of_other_writers(
         ("x.jsonl", json.dumps({"e": LIST}) + "\n" + '{"f": 1}\n', "found none in row 1"),
         ("x.jsonl", json.dumps({"e": LIST}) + "\n" + '{"e": [1.5]}\n', "found 1 in row 1"),
         ("x.jsonl", json.dumps({"e": [None, *LIST[1:]]}) + "\n", "expected one column of lists"),
-        ("x.csv", "e0,e1,e2\n1,2,3\n", "expected lists of 16 numbers, found 3 in row 0"),
+        ("x.csv", "e0,e1,e2\n1,2,3\n", "expected rows of 16, which .* takes, found rows of 3$"),
         ("x.csv", ",".join(map(str, LIST)) + "\n1,2\n", "expected 16 columns, found fewer"),
         ("x.csv", ",".join(map(str, LIST)) + "\na" + ",1" * 15, "column '0': .*found 'a' in row 1"),
         ("x.csv", "a,b,a\n1,2,3\n", "expected a header of names that differ, found 'a' twice"),
@@ -335,7 +336,7 @@ def test_data_compressed_twice(filter_file: Path, tmp_path: Path) -> None:
         (WIDE.assign(e=1.0), "expected one column of lists of floats"),
         (WIDE.astype({"e3": int}), "expected one column of lists of floats"),
         (WIDE.join(WIDE.add_prefix("x")), "expected one column of lists of floats"),
-        (WIDE.iloc[:, :5], "expected lists of 16 numbers, found 5 in row 0"),
+        (WIDE.iloc[:, :5], "expected rows of 16, which .* takes, found rows of 5$"),
     ],
 )
 def test_columns_that_are_no_embedding(
@@ -373,3 +374,141 @@ def test_other_commands_read_them(filter_file: Path, tmp_path: Path) -> None:
         assert EmbedFilter.load(tmp_path / "b.safetensors") == EmbedFilter.load(
             tmp_path / "a.safetensors"
         )
+
+
+# ---- Arrays of other shapes, nested keys, folders by column, pipes ------------------------------
+
+
+@pytest.mark.parametrize("shape", [(D,), (5, 10, D), (2, 1, 5, D), (0, 3, D)])
+def test_any_number_of_axes(
+    f: EmbedFilter, filter_file: Path, tmp_path: Path, shape: tuple[int, ...]
+) -> None:
+    A = np.resize(X, shape).astype("f4")
+    np.save(tmp_path / "a.npy", A)
+    np.savez(tmp_path / "a.npz", a=A)
+    np.savez_compressed(tmp_path / "deflated.npz", a=A)
+    torch.save(torch.tensor(A), tmp_path / "a.pt")
+    save_file({"a": A}, tmp_path / "a.safetensors")
+    expected = f.transform(A)
+    assert expected.shape == (*shape[:-1], f.n_components)
+    for source in ("a.npy", "a.npz", "deflated.npz", "a.pt", "a.safetensors"):
+        for name in ("o.npy", "o.npz", "o.pt", "o.safetensors"):
+            run("apply", filter_file, tmp_path / source, tmp_path / name)
+            found = matrix(tmp_path / name)
+            assert found.shape == expected.shape
+            np.testing.assert_array_equal(found, expected)
+    if len(shape) > 1:
+        for name in ("o.jsonl", "o.parquet", "o.csv"):
+            line = failure("apply", filter_file, tmp_path / "a.npy", tmp_path / name)
+            assert "expected a file of arrays (npy, npz, pt, safetensors)" in line
+        line = failure("evaluate", tmp_path / "a.npy", "--filter", filter_file)
+        assert f"expected a matrix (n, d), found shape {shape}" in line
+        np.save(tmp_path / "b.npy", X)
+        line = failure("apply", filter_file, *(tmp_path / f"{n}.npy" for n in "bao"))
+        assert "a.npy: expected a matrix (n, d), as there are several files, found" in line
+    else:
+        run("apply", filter_file, tmp_path / "a.npy", tmp_path / "o.jsonl")
+        np.testing.assert_array_equal(matrix(tmp_path / "o.jsonl"), expected[None])
+
+
+def test_blocks_of_an_array_of_many_axes(f: EmbedFilter, tmp_path: Path) -> None:
+    """More rows than are read at a time, ends of blocks in the middle of a text."""
+    from embedfilter.files.tables.opening import open_table
+
+    A = np.arange(7 * 11 * 4, dtype="f4").reshape(7, 11, 4)
+    np.save(tmp_path / "a.npy", A)
+    with open_table([tmp_path / "a.npy"]) as table:
+        parts = [part.array(None, "", 0, 4) for part in table.parts(5)]
+    assert [len(part) for part in parts] == [5] * 15 + [2]
+    np.testing.assert_array_equal(np.concatenate(parts), A.reshape(77, 4))
+
+
+def test_keys_inside_of_others(f: EmbedFilter, filter_file: Path, tmp_path: Path) -> None:
+    """As OpenAI's servers answer."""
+    path, out = tmp_path / "x.jsonl", tmp_path / "o.jsonl"
+    one = [{"id": i, "data": [{"index": 0, "embedding": x.tolist()}]} for i, x in enumerate(X)]
+    path.write_text("".join(json.dumps(row) + "\n" for row in one))
+    line = failure("apply", filter_file, path, out)
+    assert line.endswith("found it inside of 'id', 'data': --column data.0.embedding")
+    run("apply", filter_file, path, out, "--column", "data.0.embedding")
+    rows = [json.loads(line) for line in out.read_text().splitlines()]
+    assert [(row["id"], row["data"]) for row in rows] == [(i, [{"index": 0}]) for i in range(N)]
+    found = np.array([row["data.0.embedding"] for row in rows], "f4")
+    np.testing.assert_array_equal(found, f.transform(X))
+    run("apply", filter_file, path, tmp_path / "o.npy", "--column", "data.0.embedding")
+    np.testing.assert_array_equal(np.load(tmp_path / "o.npy"), f.transform(X))
+
+    lines = path.read_text().splitlines()
+    lines[3] = json.dumps({"id": 3, "data": []})
+    path.write_text("\n".join(lines))
+    line = failure("apply", filter_file, path, out, "--column", "data.0.embedding")
+    assert line.endswith("expected an embedding in each row, found none in row 3")
+    line = failure("apply", filter_file, path, out, "--column", "data.0.vector")
+    assert "expected a column 'data.0.vector', found 'id', 'data'" in line
+
+    path.write_text(json.dumps({"data": [{"embedding": x.tolist()} for x in X]}))
+    line = failure("apply", filter_file, path, out)
+    assert line.endswith(
+        "--column data.0.embedding; of several in a line jq -c '.data[]' makes lines"
+    )
+    assert "--column names a column" in failure("apply", filter_file, path, out, "--key", "data")
+
+
+def test_a_key_with_a_dot_in_its_name(f: EmbedFilter, filter_file: Path, tmp_path: Path) -> None:
+    path = tmp_path / "x.jsonl"
+    path.write_text("".join(json.dumps({"a.b": x.tolist(), "a": {"b": LIST}}) + "\n" for x in X))
+    run("apply", filter_file, path, tmp_path / "o.npy", "--column", "a.b")
+    np.testing.assert_array_equal(np.load(tmp_path / "o.npy"), f.transform(X))
+
+
+def test_folders_that_name_columns(f: EmbedFilter, filter_file: Path, tmp_path: Path) -> None:
+    frame_ = FRAME.assign(lang=["en", "de"] * (N // 2), year=[2020 + i // 25 for i in IDS])
+    frame_["embedding"] = list(X)
+    frame_.to_parquet(tmp_path / "in", partition_cols=["lang", "year"])
+    (tmp_path / "in" / "_SUCCESS").touch()
+    for name in ("o.parquet", "o.jsonl"):
+        run("apply", filter_file, tmp_path / "in", tmp_path / name)
+        found = frame(tmp_path / name).sort_values("id")
+        assert list(found["lang"]) == list(frame_["lang"])
+        assert list(found["year"]) == list(frame_["year"])
+        assert list(found["text"]) == TEXTS
+        np.testing.assert_array_equal(np.stack(found["embedding"]).astype("f4"), f.transform(X))
+    (tmp_path / "none" / "lang=en").mkdir(parents=True)
+    line = failure("apply", filter_file, tmp_path / "none", tmp_path / "o.npy")
+    assert "expected Parquet files in folders named NAME=VALUE, found none" in line
+
+
+def test_the_name_of_an_index_of_several_files(filter_file: Path, tmp_path: Path) -> None:
+    for i, rows in enumerate((slice(0, 20), slice(20, N))):
+        part = FRAME[rows].set_index(pd.RangeIndex(rows.start, rows.stop, name="doc"))
+        part.to_parquet(tmp_path / f"{i}.parquet")
+    run("apply", filter_file, *(tmp_path / f"{n}.parquet" for n in "01o"))
+    found = pd.read_parquet(tmp_path / "o.parquet")
+    assert found.index.equals(pd.RangeIndex(N))
+    assert found.index.name == "doc"
+    assert list(found["text"]) == TEXTS
+
+
+@pytest.mark.parametrize("source", ["x.NPY", "x.PARQUET", "x.jsonl", "x.jsonl.gz", "cells.csv"])
+def test_pipes_as_paths(f: EmbedFilter, filter_file: Path, tmp_path: Path, source: str) -> None:
+    SOURCES[source][0](tmp_path / source)
+    data, pipe = (tmp_path / source).read_bytes(), tmp_path / "pipe"
+    os.mkfifo(pipe)
+    writer = threading.Thread(target=pipe.write_bytes, args=[data])
+    writer.start()
+    run("apply", filter_file, pipe, tmp_path / "o.npy")
+    writer.join()
+    np.testing.assert_array_equal(np.load(tmp_path / "o.npy"), f.transform(X))
+    done = subprocess.run(
+        [sys.executable, "-m", "embedfilter", "apply", filter_file, "/dev/stdin",
+         tmp_path / "p.npy"],
+        input=data, capture_output=True, check=True, cwd=SCRIPTS,
+    )  # fmt: skip
+    assert not done.stderr
+    np.testing.assert_array_equal(np.load(tmp_path / "p.npy"), f.transform(X))
+    line = failure("apply", filter_file, pipe, tmp_path / "o.npy", tmp_path / "no.npy")
+    assert f"{pipe}: expected a pipe alone, found 1 files beside it" in line
+    for device, what in (("/dev/null", "no bytes"), ("/dev/zero", "b'")):
+        line = failure("apply", filter_file, device, tmp_path / "no.npy")
+        assert line.startswith(f"embedfilter: error: {device}: expected a file of embeddings")
+        assert f"found {what}" in line

@@ -23,9 +23,10 @@ import embedfilter
 from embedfilter import EmbedFilter, evaluate
 from embedfilter.arrays.vocabulary_sample import VocabularySample
 from embedfilter.evaluation import Evaluation, measures
+from embedfilter.evaluation.measures import Measure
 from embedfilter.evaluation.methods import CALIBRATED, VOCABULARY, all_methods
 from embedfilter.evaluation.split import halves
-from embedfilter.evaluation.verdicts import command_for
+from embedfilter.evaluation.verdicts import Key, advise, command_for
 
 D = 32
 
@@ -416,6 +417,31 @@ def test_the_command(head: NDArray, tmp_path: Path, rng: np.random.Generator) ->
     assert report["advice"]["text"] in (tmp_path / "r.html").read_text()
 
 
+def test_what_is_wrong_with_the_output_is_told_before_the_work(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    np.save(tmp_path / "x.npy", X)
+    monkeypatch.setattr(embedfilter.evaluation, "evaluate", None)  # which is not come to
+    line = failure("evaluate", tmp_path / "x.npy", "-o", tmp_path / "no" / "r.html")
+    assert f"{tmp_path / 'no'}: no such folder" in line
+    assert "expected a file to write" in failure("evaluate", tmp_path / "x.npy", "-o", tmp_path)
+
+
+def test_no_full_decomposition_of_the_rows(
+    monkeypatch: pytest.MonkeyPatch, head: NDArray, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """They took two thirds of the time; sums of squares (d, d) are decomposed instead."""
+
+    def refuse(*_: object, **__: object) -> None:
+        raise AssertionError("a full SVD")
+
+    for module in (np.linalg, scipy.linalg):
+        monkeypatch.setattr(module, "svd", refuse)
+    found = evaluate(X, EmbedFilter.from_matrix(head), labels=np.arange(len(X)) % 2, progress=True)
+    assert figure(found, "PCA", D // 2, "1-NN accuracy").value > 0
+    assert "100%" in capsys.readouterr().err
+
+
 def test_the_command_reads_tables(tmp_path: Path) -> None:
     np.save(tmp_path / "x.npy", X)
     pairs = "score\ttext\n" + "".join(f'{i}\tsay "{i}\n' for i in range(20))
@@ -470,6 +496,31 @@ def test_the_command_takes_relevances_and_one_source(head: NDArray, tmp_path: Pa
     line = failure("evaluate", tmp_path / "x.npy", "--filter", tmp_path / "f.safetensors",
                    "--model", tmp_path / "head.npy")  # fmt: skip
     assert "--filter, --model: expected one of them" in line
+
+
+def test_what_ties_with_pca_is_advised_unless_it_was_fitted_to_the_rows() -> None:
+    draws = np.random.default_rng(0).normal(0, 0.001, 200)
+
+    def scores(name: str, value: float, pca: float) -> dict[Key, Measure]:
+        at = {"no filter": (32, 0.5), "PCA": (8, pca), name: (8, value)}
+        at |= {"first coordinates": (8, 0.4), "random directions": (8, 0.4)}
+        return {
+            (method, k): Measure(mean, mean + np.roll(draws, i))
+            for i, (method, (k, mean)) in enumerate(at.items())
+        }
+
+    for name, value, pca, is_advised in (
+        ("edge", 0.6, 0.6, True),  # a tie
+        ("edge", 0.6, 0.7, False),
+        ("edge", 0.5, 0.4, True),  # as good as no filter, and better than cheap cuts
+        (VOCABULARY, 0.6, 0.6, True),
+        (CALIBRATED, 0.6, 0.6, False),  # PCA's tie
+        (CALIBRATED, 0.6, 0.55, True),
+        (CALIBRATED, 0.45, 0.4, False),
+    ):
+        advice = advise(scores(name, value, pca), ["edge"], "x")
+        assert advice.use_filter is is_advised, (name, value, pca)
+        assert (advice.method == (name, 8)) is is_advised
 
 
 def test_the_advised_commands_make_what_was_judged(tmp_path: Path) -> None:

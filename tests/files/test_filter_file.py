@@ -201,6 +201,27 @@ def test_files_that_are_no_filter(tmp_path: Path, name: str, data: bytes) -> Non
         EmbedFilter.load(path)
 
 
+def test_the_same_filter_has_the_same_bytes(f: EmbedFilter, tmp_path: Path) -> None:
+    """The library orders metadata otherwise in each process, and at each save."""
+    many = EmbedFilter(
+        **{**f.__getstate__(), "metadata": {**f.metadata, "é": "ü\n", "source": "x"}}
+    )
+    for each in (f, many):
+        data = set()
+        for i in range(8):
+            each.save(tmp_path / f"{i}.safetensors")
+            data.add((tmp_path / f"{i}.safetensors").read_bytes())
+        (only,) = data
+        assert int.from_bytes(only[:8], "little") % 8 == 0  # numbers lie where mmap can take them
+        with safetensors.safe_open(tmp_path / "0.safetensors", "np") as file:
+            assert list(json.loads(only[8 : only.index(b"}")] + b"}}")["__metadata__"]) == sorted(
+                file.metadata()
+            )
+            assert file.metadata().items() >= dict(each.metadata).items()
+            np.testing.assert_array_equal(file.get_tensor("components"), each.components)
+        assert EmbedFilter.load(tmp_path / "0.safetensors") == each
+
+
 def test_a_filter_is_recognised_by_what_it_holds(saved: Path, tmp_path: Path) -> None:
     other_name = tmp_path / "filter"
     saved.rename(other_name)

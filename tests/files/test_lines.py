@@ -6,6 +6,7 @@ import io
 import sys
 from pathlib import Path
 
+import numpy as np
 import pandas as pd
 import pytest
 
@@ -62,6 +63,26 @@ def test_texts_in_columns(tmp_path: Path) -> None:
     (tmp_path / "x.csv").write_text("a text, and no header\n")
     with pytest.raises(EmbedFilterError, match="expected a column 'text' or .* --column"):
         read_texts(tmp_path / "x.csv")
+
+
+def test_labels_in_arrays(tmp_path: Path) -> None:
+    path = tmp_path / "y.NPY"
+    for labels, expected in (
+        (np.array([1, 0, 1]), ["1", "0", "1"]),
+        (np.array(["a", "é"]), ["a", "é"]),
+    ):
+        with path.open("wb") as file:
+            np.save(file, labels)
+        assert read_labels(path) == expected
+    for labels, message in (
+        (np.ones((3, 2)), r"y.NPY: expected an array of labels \(n,\), found shape \(3, 2\)"),
+        (np.array([1.0, np.nan]), "y.NPY: expected a label in row 1, found none"),
+        (np.array(["a", None]), "y.NPY: expected a .npy file of labels: Object arrays cannot be"),
+    ):
+        with path.open("wb") as file:
+            np.save(file, labels)
+        with pytest.raises(EmbedFilterError, match=message):
+            read_labels(path)
 
 
 def test_labels(tmp_path: Path) -> None:

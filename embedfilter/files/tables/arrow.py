@@ -29,7 +29,15 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
-__all__ = ["ArrowPart", "ArrowTable", "arrow_errors", "open_arrow", "open_parquet", "open_stream"]
+__all__ = [
+    "ArrowPart",
+    "ArrowTable",
+    "arrow_errors",
+    "open_arrow",
+    "open_parquet",
+    "open_partitions",
+    "open_stream",
+]
 
 _READ_BYTES = 4 << 20  # of a column at a time: a row group may be larger than memory
 
@@ -186,7 +194,11 @@ def arrow_errors(where: str) -> Iterator[None]:
     """Name the file in what pyarrow says of it."""
     try:
         yield
-    except pa.ArrowException as error:
+    except (pa.ArrowException, OSError) as error:
+        if (
+            isinstance(error, OSError) and error.errno is not None
+        ):  # the system's, not pyarrow's own
+            raise
         raise EmbedFilterError(f"{where}: {' '.join(str(error).splitlines())}") from None
 
 
@@ -204,6 +216,37 @@ def open_parquet(path: Path, where: str) -> ArrowTable:
         )  # fmt: skip
     table._source = file
     return table
+
+
+def open_partitions(folder: Path, files: list[Path]) -> ArrowTable:
+    """Open Parquet files in folders named NAME=VALUE, which become columns, too."""
+    import pyarrow.dataset as ds  # noqa: PLC0415 - takes a moment to load
+
+    where = str(folder)
+    with arrow_errors(where):
+        dataset = ds.dataset(
+            [str(path) for path in files],
+            format="parquet",
+            partitioning=ds.partitioning(flavor="hive"),
+            partition_base_dir=where,
+        )
+        n_rows = dataset.count_rows()
+        table = ArrowTable(where, "parquet", dataset.schema, contextlib.ExitStack(), n_rows=n_rows)
+    table._source = _Partitions(dataset)
+    return table
+
+
+class _Partitions:
+    """A dataset, read as a Parquet file is."""
+
+    def __init__(self, dataset: Any) -> None:
+        self._dataset = dataset
+
+    def iter_batches(self, n_rows: int) -> Iterator[pa.RecordBatch]:
+        """Iterate over the rows, file by file, with little read ahead of them."""
+        return self._dataset.to_batches(  # type: ignore[no-any-return]
+            batch_size=n_rows, batch_readahead=1, fragment_readahead=1
+        )
 
 
 def open_arrow(path: Path, where: str, *, is_stream: bool) -> ArrowTable:

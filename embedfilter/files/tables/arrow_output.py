@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import json
 from typing import TYPE_CHECKING, Any, BinaryIO
 
 import pyarrow as pa
@@ -94,6 +95,7 @@ class ArrowOutput:
 
     def _open(self, schema: pa.Schema) -> None:
         name = self._layout.column
+        schema = _with_length(schema, self._layout.table.n_rows)
         place, field = schema.get_field_index(name), pa.field(name, self._type)
         self._schema = schema.append(field) if place < 0 else schema.set(place, field)
         if self._format == "parquet":
@@ -152,6 +154,21 @@ class ArrowOutput:
         with arrow_errors(f"{self._layout.table.where}: column {field.name!r}"):
             indices = places.take(column.indices).cast(field.type.index_type)
             return pa.DictionaryArray.from_arrays(indices, known, ordered=field.type.ordered)
+
+
+def _with_length(schema: pa.Schema, n_rows: int | None) -> pa.Schema:
+    """Return a schema whose range of pandas' index is as long as all rows: the first file's was.
+
+    pandas drops an index, and its name, whose length is not that of the table.
+    """
+    metadata = schema.metadata or {}
+    if n_rows is None or b"pandas" not in metadata:
+        return schema
+    told = json.loads(metadata[b"pandas"])
+    for index in told.get("index_columns", ()):
+        if isinstance(index, dict) and index.get("kind") == "range":
+            index["stop"] = index["start"] + n_rows * index["step"]
+    return schema.with_metadata({**metadata, b"pandas": json.dumps(told).encode()})
 
 
 def _no_columns(n_rows: int) -> pa.RecordBatch:

@@ -58,6 +58,9 @@ class Table(abc.ABC):
         The length of embeddings, where the file says it.
     wide : bool
         Whether embeddings are written as a column a number, in text.
+    lead : tuple of int or None
+        Of an array (..., d) the shape without d, which the rows go through one after another;
+        None of a table.
     """
 
     where: str
@@ -65,6 +68,7 @@ class Table(abc.ABC):
     n_rows: int | None = None
     width: int | None = None
     wide: bool = False
+    lead: tuple[int, ...] | None = None
 
     @property
     @abc.abstractmethod
@@ -95,6 +99,11 @@ class Table(abc.ABC):
         `hint` follows the usual names where there is none of them.
         """
         names = self.names
+        if not names and self.lead is not None:
+            raise EmbedFilterError(
+                f"{self.where}: expected a line for each item, or a table with a column"
+                f" {wanted or usual[0]!r}, found an array"
+            )
         if wanted is not None:
             if wanted not in names:
                 raise EmbedFilterError(
@@ -135,11 +144,17 @@ class Layout:
     dtype: np.dtype[Any]
     keeps: str | None = None
 
+    def shape(self, n_rows: int) -> tuple[int, ...]:
+        """Return the shape of an array of so many rows, which are all."""
+        lead = self.table.lead
+        return (*((n_rows,) if lead is None else lead), self.width)
 
-def refuse_key(where: str, key: str | None) -> None:
+
+def refuse_key(where: str, key: str | None, *, has_columns: bool = True) -> None:
     """Raise if an array is asked for by its name, of a file that has none by names."""
     if key is not None:
-        raise EmbedFilterError(f"--key: expected none for {where}, found {key!r}")
+        hint = "; --column names a column" if has_columns else ""
+        raise EmbedFilterError(f"--key: expected none for {where}, found {key!r}{hint}")
 
 
 def checked_rows(

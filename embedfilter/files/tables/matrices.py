@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import dataclasses
+import math
 import re
 from pathlib import PurePath
 from typing import TYPE_CHECKING, Any
@@ -14,6 +16,7 @@ from embedfilter.files.containers.npy import MAX_HEADER, NpyArray, find_array
 from embedfilter.files.containers.npz import NpzArchive
 from embedfilter.files.containers.safetensors import FLOATS as STORED_FLOATS
 from embedfilter.files.containers.safetensors import SafetensorsFile
+from embedfilter.files.filter_file import is_filter
 from embedfilter.files.input_file import InputFile
 from embedfilter.files.messages import listed
 from embedfilter.files.tables.base import FLOATS, Part, Table, refuse_key
@@ -50,7 +53,7 @@ class MatrixPart(Part):
 
 
 class MatrixTable(Table):
-    """A file of one matrix of embeddings (n, d), or of several, of which a key says which.
+    """A file of one array of embeddings (..., d), or of several, of which a key says which.
 
     The file is read, not mapped, unless torch does: one that is cut short meanwhile is then an
     error, not the end of the process.
@@ -60,6 +63,7 @@ class MatrixTable(Table):
     where : str
     format : str
     shape : tuple of int
+        Of any number of axes.
     dtype : numpy.dtype
     rows : callable
         Of the first row and the one after the last: returns them.
@@ -68,6 +72,7 @@ class MatrixTable(Table):
     Attributes
     ----------
     shape : (n, d)
+        Of all its rows.
     dtype : numpy.dtype
         In native byte order.
     """
@@ -85,10 +90,12 @@ class MatrixTable(Table):
         self.dtype = dtype.newbyteorder("=")
         self._rows, self._close = rows, close
         try:
-            self.shape = _checked_shape(where, shape, self.dtype)
+            _check(where, shape, self.dtype)
         except BaseException:
             close()
             raise
+        self.lead = shape[:-1]
+        self.shape = _as_rows(shape)
         self.n_rows, self.width = self.shape
 
     @property
@@ -129,10 +136,16 @@ def open_numpy(path: Path, where: str, key: str | None) -> MatrixTable:
             array: NpyArray = archive.array(_chosen(where, archive.names, key, "array"))
             format_ = "npz"
         else:
-            refuse_key(where, key)
+            refuse_key(where, key, has_columns=False)
             array = find_array(where, file, start, 0, file.size)
             format_ = "npy"
-        return MatrixTable(where, format_, array.shape, array.dtype, array.rows, file.close)
+        if array.fortran_order and len(array.shape) > 2:
+            raise EmbedFilterError(
+                f"{where}: expected an array of more than two axes in C order, found shape"
+                f" {array.shape} in Fortran order; save np.ascontiguousarray of it"
+            )
+        rows = dataclasses.replace(array, shape=_as_rows(array.shape)).rows
+        return MatrixTable(where, format_, array.shape, array.dtype, rows, file.close)
     except CheckpointError as error:
         file.close()
         raise EmbedFilterError(str(error)) from None
@@ -149,6 +162,8 @@ def open_safetensors(path: Path, where: str, key: str | None) -> MatrixTable:
     except CheckpointError as error:
         raise EmbedFilterError(str(error)) from None
     try:
+        if key is None and is_filter(tensors):
+            raise EmbedFilterError(f"{where}: expected embeddings, found a filter")
         name = _chosen(where, tensors.names, key, "tensor")
         info = tensors.tensors[name]
         if info.dtype not in STORED_FLOATS:
@@ -163,7 +178,7 @@ def open_safetensors(path: Path, where: str, key: str | None) -> MatrixTable:
     except BaseException:
         tensors.close()
         raise
-    array = NpyArray(file, info.offset, info.shape, dtype, fortran_order=False)
+    array = NpyArray(file, info.offset, _as_rows(info.shape), dtype, fortran_order=False)
     return MatrixTable(where, "safetensors", info.shape, dtype, array.rows, tensors.close)
 
 
@@ -187,7 +202,8 @@ def open_torch(path: Path, where: str, key: str | None) -> MatrixTable:
         if isinstance(error, MemoryError):
             raise
         other = re.search(r"GLOBAL (\S+)", str(error))
-        what = other[1] if other else next(iter(str(error).splitlines()), type(error).__name__)
+        what = other[1] if other else str(error).partition(". ")[0] or type(error).__name__
+        what = " ".join(what.split())
         raise EmbedFilterError(f"{where}: expected tensors alone, found other: {what}") from None
     if isinstance(loaded, dict):
         found = {
@@ -195,7 +211,7 @@ def open_torch(path: Path, where: str, key: str | None) -> MatrixTable:
         }
         tensor = found[_chosen(where, list(found), key, "tensor")]
     elif isinstance(loaded, (torch.Tensor, list)):
-        refuse_key(where, key)
+        refuse_key(where, key, has_columns=False)
         tensor = loaded
     else:
         raise EmbedFilterError(
@@ -206,8 +222,9 @@ def open_torch(path: Path, where: str, key: str | None) -> MatrixTable:
         array = as_array(tensor, where)
     except (TypeError, ValueError) as error:
         raise EmbedFilterError(str(error)) from None
+    rows = array.reshape(_as_rows(array.shape))
     return MatrixTable(
-        where, "pt", array.shape, array.dtype, lambda a, b: np.array(array[a:b]), lambda: None
+        where, "pt", array.shape, array.dtype, lambda a, b: np.array(rows[a:b]), lambda: None
     )
 
 
@@ -245,7 +262,12 @@ def _dtype(name: str) -> np.dtype[Any]:
     return brain
 
 
-def _checked_shape(where: str, shape: tuple[int, ...], dtype: np.dtype[Any]) -> tuple[int, int]:
+def _as_rows(shape: tuple[int, ...]) -> tuple[int, int]:
+    """Return the shape (n, d) of the rows of an array (..., d); one number is a row of its own."""
+    return math.prod(shape[:-1]), shape[-1] if shape else 1
+
+
+def _check(where: str, shape: tuple[int, ...], dtype: np.dtype[Any]) -> None:
     if dtype.name not in FLOATS:
         hint = ""
         if dtype.kind in "iub":
@@ -253,6 +275,5 @@ def _checked_shape(where: str, shape: tuple[int, ...], dtype: np.dtype[Any]) -> 
         raise EmbedFilterError(
             f"{where}: expected float16, bfloat16, float32 or float64, found {dtype}{hint}"
         )
-    if len(shape) != 2 or shape[1] < 1:
-        raise EmbedFilterError(f"{where}: expected a matrix (n, d), found shape {shape}")
-    return shape[0], shape[1]
+    if not shape or shape[-1] < 1:
+        raise EmbedFilterError(f"{where}: expected an array (..., d), found shape {shape}")

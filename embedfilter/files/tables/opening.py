@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import re
 import shutil
+import stat
 import sys
 import tempfile
 from pathlib import Path
@@ -32,7 +33,7 @@ from embedfilter.files.tables.records import JsonLines, Lines, reading
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
-__all__ = ["STANDARD_INPUT", "is_table", "open_lines", "open_table"]
+__all__ = ["STANDARD_INPUT", "is_pipe", "is_table", "open_lines", "open_table"]
 
 STANDARD_INPUT = "standard input"
 _READ_BY_ENDING = {
@@ -47,6 +48,7 @@ _REFUSED = {
     "feather1": "a Feather file of version 1",
     "json": "one JSON value over the whole file: jq -c '.[]' makes lines of the items of a list",
 }
+_PARTITION = re.compile(r"[^=._][^=]*=.")  # a folder's name, as Hive and Spark write it
 _GZIP, _ZSTD = b"\x1f\x8b", b"\x28\xb5\x2f\xfd"
 _START = 4096  # bytes that tell what a file is
 _TEXT = ("jsonl", "csv", "tsv")
@@ -78,13 +80,21 @@ def open_table(paths: Sequence[str | Path], key: str | None = None) -> Table:
     files: list[Path] = []
     for given in paths:
         path = Path(given)
-        files += _files_of(path) if str(path) != "-" and path.is_dir() else [path]
+        is_folder = str(path) != "-" and path.is_dir()
+        if is_folder and len(paths) == 1 and any(_PARTITION.match(p.name) for p in path.iterdir()):
+            from embedfilter.files.tables import arrow  # noqa: PLC0415 - needs pyarrow
+
+            refuse_key(str(path), key)
+            return arrow.open_partitions(path, _partition_files(path))
+        files += _files_of(path) if is_folder else [path]
     if len(files) == 1:
         return _open(files[0], key)
-    if Path("-") in files:
-        raise EmbedFilterError(
-            f"-: expected standard input alone, found {len(files) - 1} files beside it"
-        )
+    for path in files:
+        if str(path) == "-" or is_pipe(path):
+            raise EmbedFilterError(
+                f"{path}: expected {STANDARD_INPUT if str(path) == '-' else 'a pipe'} alone, found"
+                f" {len(files) - 1} files beside it"
+            )
     return _Several(files, key)
 
 
@@ -92,7 +102,8 @@ def open_lines(path: Path) -> Table:
     """Open a file with a text in each line, or standard input for "-"."""
     if str(path) == "-":
         return Lines(STANDARD_INPUT, _standard_input())
-    open_input(path, str(path)).close()
+    if not is_pipe(path):
+        open_input(path, str(path)).close()
     return Lines(str(path), path.open("rb"))
 
 
@@ -102,10 +113,21 @@ def is_table(path: Path) -> bool:
         return False
     if path.is_dir() or _by_ending(path) is not None:
         return True
+    if is_pipe(path):
+        return False
     file = open_input(path, str(path))
     start = file.read(0, min(file.size, _START)).tobytes()
     file.close()
     return any(start.startswith(magic) for magic in _STARTS)
+
+
+def is_pipe(path: Path) -> bool:
+    """Tell whether a path is that of a pipe or a terminal, which is read once, as /dev/stdin is."""
+    try:
+        mode = path.stat().st_mode
+    except OSError:
+        return False
+    return stat.S_ISFIFO(mode) or stat.S_ISCHR(mode)
 
 
 def _by_ending(path: Path) -> str | None:
@@ -134,6 +156,22 @@ def _files_of(folder: Path) -> list[Path]:
     return sorted(found, key=lambda path: _natural(path.name))
 
 
+def _partition_files(folder: Path) -> list[Path]:
+    """Return the Parquet files of a folder whose folders are named NAME=VALUE, in order."""
+    found = [
+        path
+        for path in folder.rglob("*")
+        if _by_ending(path) == "parquet"
+        and not any(part[0] in "._" for part in path.relative_to(folder).parts)
+        and path.is_file()
+    ]
+    if not found:
+        raise EmbedFilterError(
+            f"{folder}: expected Parquet files in folders named NAME=VALUE, found none"
+        )
+    return sorted(found, key=lambda path: [_natural(part) for part in path.parts])
+
+
 def _natural(name: str) -> list[tuple[int, int, str]]:
     return [
         (0, int(word), "") if word.isdigit() else (1, 0, word) for word in re.split(r"(\d+)", name)
@@ -144,6 +182,8 @@ def _open(path: Path, key: str | None) -> Table:
     if str(path) == "-":
         return _open_stream(_standard_input(), STANDARD_INPUT, None, key)
     where = str(path)
+    if is_pipe(path):
+        return _open_stream(path.open("rb"), where, _by_ending(path), key)
     file = open_input(path, where)
     start = file.read(0, min(file.size, _START)).tobytes()
     file.close()
@@ -193,8 +233,12 @@ def _open_file(path: Path, where: str, kind: str | None, start: bytes, key: str 
         if kind == "parquet":
             return arrow.open_parquet(path, where)
         return arrow.open_arrow(path, where, is_stream=kind == "stream")
+    raise _unknown(where, kind, start)
+
+
+def _unknown(where: str, kind: str | None, start: bytes) -> EmbedFilterError:
     found = _REFUSED.get(str(kind), shown(start[:16]))
-    raise EmbedFilterError(
+    return EmbedFilterError(
         f"{where}: expected a file of embeddings, {_ALL}, found {found if start else 'no bytes'}"
     )
 
@@ -235,6 +279,8 @@ def _open_stream(
 
         refuse_key(where, key)
         return arrow.open_stream(buffered, where)
+    if kind not in _READ_BY_ENDING:
+        raise _unknown(where, kind, start)
     # What is not read from its beginning to its end goes through a file, gone once it is open.
     with tempfile.NamedTemporaryFile(prefix="embedfilter-") as file:
         with reading(where):
@@ -300,6 +346,11 @@ class _Several(Table):
                 elif self.schema is not None and not table.schema.equals(self.schema):  # type: ignore[attr-defined]
                     raise EmbedFilterError(
                         f"{file}: expected columns of the types of {files[0]}, found others"
+                    )
+                if len(table.lead or ()) > 1:
+                    raise EmbedFilterError(
+                        f"{file}: expected a matrix (n, d), as there are several files, found shape"
+                        f" {(*(table.lead or ()), table.width)}"
                     )
                 counts.append(table.n_rows)
         known = [count for count in counts if count is not None]

@@ -36,8 +36,9 @@ if TYPE_CHECKING:
 
     from embedfilter.files.tables.base import Layout, Part
 
-__all__ = ["FORMATS", "Output", "check_output", "open_output"]
+__all__ = ["ARRAYS", "FORMATS", "Output", "check_output", "open_output"]
 
+ARRAYS = ("npy", "npz", "pt", "safetensors")
 FORMATS = ("npy", "npz", "parquet", "arrow", "jsonl", "csv", "tsv", "pt", "safetensors")
 _ENDINGS = {
     "npy": NPY, "npz": NPZ, "parquet": PARQUET, "arrow": ARROW, "jsonl": JSON_LINES, "csv": CSV,
@@ -208,7 +209,7 @@ class _Npy:
         self._header(self._told or 0)
 
     def _header(self, n_rows: int) -> None:
-        write_npy_header(self._file, (n_rows, self._layout.width), self._layout.dtype)
+        write_npy_header(self._file, self._layout.shape(n_rows), self._layout.dtype)
 
     def write(self, part: Part, rows: NDArray[Any]) -> None:
         """Write rows."""
@@ -240,7 +241,7 @@ class _Safetensors:
         dtype, k = self._layout.dtype, self._layout.width
         entry = {
             "dtype": self._TYPES[dtype.name],
-            "shape": [self._n_rows, k],
+            "shape": list(self._layout.shape(self._n_rows)),
             "data_offsets": [0, self._n_rows * k * dtype.itemsize],
         }
         header = json.dumps({self._layout.column[:64]: entry}, ensure_ascii=True).encode()
@@ -275,7 +276,7 @@ class _Spooled:
     def finish(self) -> None:
         """Have the library write them."""
         self._raw.flush()
-        shape, dtype = (self._n_rows, self._layout.width), self._layout.dtype
+        shape, dtype = self._layout.shape(self._n_rows), self._layout.dtype
         rows: NDArray[Any] = (
             np.memmap(self._raw.name, dtype, "c", shape=shape)
             if self._n_rows

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import itertools
 import json
 import re
 import zlib
@@ -25,6 +26,8 @@ _BOM = b"\xef\xbb\xbf"
 # Python's numbers take many times the memory of those in an array.
 _SMALLER = 8
 _TEXT = "text"
+_DEEPEST = 4  # columns in columns that are looked into
+_SEVERAL = "; of several in a line jq -c '.{}[]' makes lines"
 
 
 @contextlib.contextmanager
@@ -199,10 +202,70 @@ def _is_printed(value: Any) -> bool:
     return isinstance(value, str) and re.match(r"\s*\[[-+.\s\d]", value) is not None
 
 
+def _taken(value: Any, way: tuple[str, ...]) -> tuple[Any, Any]:
+    """Return what the way leads to, None if nowhere, and the value without it."""
+    is_item = isinstance(value, list) and way[0].isdecimal() and int(way[0]) < len(value)
+    if not is_item and not (isinstance(value, dict) and way[0] in value):
+        return None, value
+    step: Any = int(way[0]) if is_item else way[0]
+    found, rest = (value[step], None) if len(way) == 1 else _taken(value[step], way[1:])
+    copy = value.copy()
+    if len(way) == 1 and not is_item:
+        del copy[step]
+    else:
+        copy[step] = rest
+    return found, copy
+
+
+def _ways(value: Any, before: tuple[str, ...], deepest: int) -> Iterator[str]:
+    """Iterate over the ways to lists of numbers with fractions."""
+    if _is_numbers(value) and any(type(number) is float for number in value):
+        yield ".".join(before)
+    elif deepest and isinstance(value, (dict, list)):
+        items = value.items() if isinstance(value, dict) else enumerate(value)
+        for key, inner in items:
+            yield from _ways(inner, (*before, str(key)), deepest - 1)
+
+
 class JsonLines(RecordsTable):
-    """A file with a JSON object in each line; empty lines count for nothing."""
+    """A file with a JSON object in each line; empty lines count for nothing.
+
+    A column inside of others is named by the way to it, "data.0.embedding"; it becomes one of that
+    name.
+    """
 
     format = "jsonl"
+    _way: tuple[str, ...] = ()
+
+    def embedding_column(self, wanted: str | None) -> str | None:
+        """Return the key whose value is a list of numbers, or the way to it."""
+        first = self._first or {}
+        if wanted is not None and wanted not in first and "." in wanted:
+            self._way = tuple(wanted.split("."))
+            if _taken(first, self._way)[0] is not None:
+                return wanted
+        if wanted is None and not any(_is_numbers(number_list(v)) for v in first.values()):
+            ways = list(itertools.islice(_ways(first, (), _DEEPEST), 2))
+            if ways:
+                raise EmbedFilterError(
+                    f"{self.where}: expected one column of lists of numbers, found it inside of"
+                    f" {listed(first)}: --column {ways[0]}"
+                    + _SEVERAL.format(ways[0].partition(".")[0])
+                    * (len(ways) > 1)
+                )
+        return super().embedding_column(wanted)
+
+    def parts(self, n_rows: int) -> Iterator[Part]:
+        """Iterate over the rows, of which a column inside of others is taken out."""
+        for part in super().parts(n_rows):
+            if not self._way:
+                yield part
+                continue
+            rows = []
+            for row in part.records(None):
+                value, rest = _taken(row, self._way)
+                rows.append({**rest, ".".join(self._way): value})
+            yield RecordsPart(rows)
 
     def _read(self) -> Iterator[dict[str, Any]]:
         for number, line in enumerate(self.lines(), 1):

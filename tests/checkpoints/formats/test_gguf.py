@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import itertools
 import os
+import struct
 import tracemalloc
 from pathlib import Path
 
@@ -357,3 +358,24 @@ def test_smollm2_named_tensor(smollm2, smollm2_tensors):
         assert (W.shape, W.dtype, W.tied) == ((1536, 576), "Q4_1", False)
         expected = decode_with_gguf(smollm2_tensors["blk.0.ffn_gate.weight"])
         np.testing.assert_array_equal(W.rows(0, 1536), expected)
+
+
+def test_only_the_heads_type_must_be_known(tmp_path):
+    """Another tensor of a type of tomorrow, or of no dimensions, is none of our business."""
+    path, data = tmp_path / "model.gguf", stored("Q8_0")
+    write(path, {"output.weight": ("Q8_0", data), "blk.0.odd": ("F32", np.zeros((1, 1), "f4"))})
+    with open_unembedding(path) as W:
+        expected = W.rows(0, W.shape[0])
+    raw = path.read_bytes()
+    place = raw.index(b"blk.0.odd") + len("blk.0.odd")
+    (n_dims,) = struct.unpack_from("<I", raw, place)
+    kind = place + 4 + 8 * n_dims
+    end = kind + 4 + 8  # of the entry, the last one; then come the data, aligned
+    unknown = raw[:kind] + struct.pack("<I", 999) + raw[kind + 4 :]
+    header = raw[:place] + struct.pack("<I", 0) + raw[kind:end]
+    none = header.ljust(-(-len(header) // 32) * 32, b"\0") + raw[-(-end // 32) * 32 :]
+    for changed in (unknown, none):
+        path.write_bytes(changed)
+        with open_unembedding(path) as W:
+            assert W.name == "output.weight"
+            np.testing.assert_array_equal(W.rows(0, W.shape[0]), expected)
