@@ -4,7 +4,7 @@
  * the kernel multiplies two panels into one tile. When the chunk is full, the tiles of the
  * upper triangle are brought up to date. Threads share the rows while packing and the pairs
  * of panel groups while multiplying; each number is summed by one thread in order of the rows,
- * and runs begin at multiples of EF_RUN rows of the stream, so that neither threads nor the
+ * and runs begin at multiples of so many rows of the stream, so that neither threads nor the
  * caller's blocks change a bit.
  *
  * Accuracy in float32 (ef_gram_new's p > 0). What is lost is relative to the largest
@@ -29,6 +29,8 @@ enum {
     GROUP_J = 2,           /* side stay in the L2 cache, the others stream through it */
     PACK_ROWS = 8,         /* rows packed at a time: they fit the L2 cache */
     EXACT_RUN = 128,       /* float64 rows multiplied at a time: two panels fit the L1 cache */
+    WIDE = 2048,           /* Of so many columns on, singular values are so near each other */
+    WIDE_RUN = 64,         /* that shorter float32 sums, half as far off, save a sum in float64 */
     CHUNK_BYTES = 1 << 22, /* panels of one chunk, about, */
     CHUNK_RUNS = 4         /* but so many runs at least: fewer would read the tiles too often */
 };
@@ -38,6 +40,7 @@ struct ef_gram {
     size_t d, p;
     size_t width, n_panels; /* a panel's columns, and how many panels there are */
     bool exact;             /* float64 throughout */
+    size_t run;             /* rows multiplied at a time, at most EF_RUN */
     float *basis;           /* (p, d) */
     size_t capacity;        /* rows that a chunk holds, a multiple of EF_RUN */
     size_t n_rows;          /* rows in it */
@@ -79,6 +82,9 @@ ef_status ef_gram_new(size_t d, const float *basis, size_t p, ef_gram **result, 
                       .width = width,
                       .n_panels = n_panels,
                       .exact = exact,
+                      .run = exact      ? EXACT_RUN
+                             : d < WIDE ? EF_RUN
+                                        : WIDE_RUN,
                       .capacity = runs * EF_RUN};
     gram->basis = ef_new_array(p * d, sizeof(float), detail);
     gram->panels = ef_new_array(gram->capacity, row_bytes, detail);
@@ -208,9 +214,8 @@ static void multiply_task(void *context, size_t slot, size_t index) {
     const size_t I = index % job->n_rows * GROUP_I;
     const size_t j_end = ef_least(gram->n_panels, J + GROUP_J);
     const size_t i_end = ef_least(j_end, I + GROUP_I);
-    const size_t run = gram->exact ? EXACT_RUN : EF_RUN;
-    for (size_t first = 0; first < gram->n_rows; first += run) {
-        const size_t n = ef_least(run, gram->n_rows - first);
+    for (size_t first = 0; first < gram->n_rows; first += gram->run) {
+        const size_t n = ef_least(gram->run, gram->n_rows - first);
         for (size_t i = I; i < i_end; i++) {
             for (size_t j = J > i ? J : i; j < j_end; j++) {
                 double *tile = gram->tiles + (n_pairs(j) + i) * width * width;
