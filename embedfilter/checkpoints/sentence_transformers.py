@@ -7,28 +7,49 @@ scaling to unit length leave them in their space, other modules do not.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+import os
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from embedfilter.errors import CheckpointError, warn_user
+from embedfilter.files.folder import Folder
 from embedfilter.files.json_file import read_json
 from embedfilter.files.messages import shown
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-    from embedfilter.files.folder import Folder
-
-__all__ = ["MODULES", "read_modules", "transformer_folder", "warn_of_module"]
+__all__ = [
+    "FILTER",
+    "MODULES",
+    "Module",
+    "read_modules",
+    "saved_template",
+    "transformer_folder",
+    "warn_of_module",
+]
 
 MODULES = "modules.json"
 """The file that says that a folder is one of these."""
 
+FILTER = "embedfilter"
+"""The name of the Dense module that is a filter."""
+
 _MAX_BYTES = 1 << 20
-_TRANSFORMER = "Transformer"
-_KEEP_THE_SPACE = frozenset({_TRANSFORMER, "Normalize", "Dropout"})
+_TEMPLATE_TRANSFORMER = "TemplateTransformer"  # of `embedfilter.encoder`
+_TRANSFORMERS = ("Transformer", _TEMPLATE_TRANSFORMER)
+_KEEP_THE_SPACE = frozenset({*_TRANSFORMERS, "Normalize", "Dropout"})
 
 
-def read_modules(folder: Folder) -> list[tuple[str, str]]:
+class Module(NamedTuple):
+    """A module of a model: the name of its class, its folder, "" for the model's own, its name."""
+
+    kind: str
+    path: str
+    name: str
+
+
+def read_modules(folder: Folder) -> list[Module]:
     """Return the modules of a model, in order.
 
     Parameters
@@ -38,8 +59,7 @@ def read_modules(folder: Folder) -> list[tuple[str, str]]:
 
     Returns
     -------
-    list of (str, str)
-        The name of each module's class, and of its folder; "" for the model's own.
+    list of Module
 
     Raises
     ------
@@ -63,8 +83,38 @@ def read_modules(folder: Folder) -> list[tuple[str, str]]:
             raise CheckpointError(
                 f"{what}: expected as path the name of a folder, found {shown(path)}"
             )
-        modules.append((kind, path))
+        modules.append(Module(kind, path, str(module.get("name", ""))))
     return modules
+
+
+def saved_template(model: str | os.PathLike[str]) -> str | None:
+    """Return the template of a model that `embedfilter.encoder` made and that was saved.
+
+    Parameters
+    ----------
+    model
+        A folder, or whatever else a model may be given by.
+
+    Returns
+    -------
+    str or None
+        "mean" for a model without one; None for what is not known to be such a model.
+
+    Raises
+    ------
+    CheckpointError
+        The folder's files are damaged.
+    """
+    if not (Path(model) / MODULES).is_file():
+        return None
+    folder = Folder(Path(model))
+    modules = read_modules(folder)
+    if modules and modules[0].kind == _TEMPLATE_TRANSFORMER:
+        config = read_json(
+            folder.open("sentence_bert_config.json"), "the module's config", limit=_MAX_BYTES
+        )
+        return str(config.get("template"))
+    return "mean" if any(module.name == FILTER for module in modules) else None
 
 
 def transformer_folder(folder: Folder) -> Folder:
@@ -87,14 +137,14 @@ def transformer_folder(folder: Folder) -> Folder:
     """
     found: Folder | None = None
     modules = read_modules(folder)
-    for kind, path in modules:
+    for kind, path, name in modules:
         inner = folder.folder(path) if path else folder
-        if found is not None:
-            warn_of_module(str(folder.path), path, kind, _pooling(inner, kind))
-        elif kind == _TRANSFORMER:
+        if found is None and kind in _TRANSFORMERS:
             found = inner
+        elif found is not None and name != FILTER:  # which is known to be linear
+            warn_of_module(str(folder.path), path, kind, _pooling(inner, kind))
     if found is None:
-        kinds = ", ".join(shown(kind) for kind, _ in modules) or "none"
+        kinds = ", ".join(shown(module.kind) for module in modules) or "none"
         raise CheckpointError(
             f"{folder.path / MODULES}: expected a Transformer among the modules, found {kinds}"
         )

@@ -72,7 +72,7 @@ def calibrate(
     column: str | None,
     key: str | None,
     vocabulary: str | None,
-    template: str,
+    template: str | None,
     unit: bool,
     revision: str | None,
     n_threads: int | None,

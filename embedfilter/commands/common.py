@@ -88,9 +88,8 @@ base_option = click.option(
 template_option = click.option(
     "--template",
     type=click.Choice(["prompteol", "echo", "mean"]),
-    default="prompteol",
-    show_default=True,
-    help="How a language model reads a text, and which of its states are pooled.",
+    help="How a language model reads a text, and which of its states are pooled."
+    "  [default: that of an encoder that was saved, else prompteol]",
 )
 batch_size_option = click.option(
     "--batch-size", type=click.IntRange(1), default=32, show_default=True

@@ -63,7 +63,7 @@ def encode(
     texts: Path,
     output: Path,
     column: str | None,
-    template: str,
+    template: str | None,
     ratio: float | None,
     n_components: int | None,
     filter_file: Path | None,

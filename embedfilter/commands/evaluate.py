@@ -151,8 +151,12 @@ def evaluate(
     X = read(embeddings)
     words = None
     if vocabulary and model is not None and encode_with is None:
-        from embedfilter.integrations.encoder import vocabulary_sample  # noqa: PLC0415
+        from embedfilter.integrations.encoder import (  # noqa: PLC0415
+            template_for,
+            vocabulary_sample,
+        )
 
+        options["template"] = template_for(model, options["template"])
         words = vocabulary_sample(
             model, template=options["template"], normalize=_are_unit(X), progress=on_terminal()
         )

@@ -70,7 +70,7 @@ def evaluate(
     queries: Any = None,
     qrels: Any = None,
     encode_with: Any = None,
-    template: str = "prompteol",
+    template: str | None = None,
     base: Any = None,
     dimensions: Sequence[int] | None = None,
     k: int = 10,
@@ -106,8 +106,8 @@ def evaluate(
     encode_with : str or path, optional
         A causal language model, as `embedfilter.encoder` takes it. `X` and `queries` are lists
         of texts then, which it embeds, and it is the `source` if there is no other.
-    template : {"prompteol", "echo", "mean"}
-        How that model reads a text.
+    template : {"prompteol", "echo", "mean"}, optional
+        How that model reads a text; by default as `embedfilter.encoder` does.
     base : path or id, optional
         The `source`, where it is the model that `encode_with` was made of: for embedding models
         that were saved without their head.
@@ -142,6 +142,9 @@ def evaluate(
     if base is not None:
         source = as_source(base, source, encode_with)
     if encode_with is not None:
+        from embedfilter.integrations.encoder import template_for  # noqa: PLC0415 - an extra
+
+        template = template_for(encode_with, template)
         X, queries, of_model = encoded(
             X, queries, encode_with, template, progress=progress, with_words=words is None
         )
@@ -189,7 +192,7 @@ def evaluate(
         calibrated.n_components,
         source=checkpoint,
         filter_file=filter_file if judged == given.n_components else "",
-        template=template,
+        template=template or "prompteol",
     )
     return dataclasses.replace(found, advice=dataclasses.replace(found.advice, command=command))
 

@@ -10,6 +10,7 @@ from __future__ import annotations
 import contextlib
 import inspect
 import os
+from collections import OrderedDict
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -20,7 +21,7 @@ from numpy.typing import NDArray
 try:
     import torch
     from sentence_transformers import SentenceTransformer
-    from sentence_transformers.base.modules import Normalize, Transformer
+    from sentence_transformers.base.modules import Dense, Normalize, Transformer
     from sentence_transformers.sentence_transformer.modules import Pooling
 except ImportError as error:
     raise ImportError(
@@ -30,9 +31,11 @@ except ImportError as error:
 
 from embedfilter.checkpoints.base_head import open_for
 from embedfilter.checkpoints.locating import hub_name
+from embedfilter.checkpoints.sentence_transformers import read_modules, saved_template
 from embedfilter.errors import CheckpointError, warn_user
 from embedfilter.files.endings import GGUF, ending
-from embedfilter.files.folder import exists
+from embedfilter.files.folder import Folder, exists
+from embedfilter.files.json_file import read_json
 from embedfilter.files.messages import source_name
 from embedfilter.filter import EmbedFilter, as_filter
 from embedfilter.fitting.kinds import check_n_components, resolve_n_components
@@ -40,7 +43,7 @@ from embedfilter.integrations.gguf_reading import parsed_once
 from embedfilter.integrations.sentence_transformers import append_filter, check_matrix
 from embedfilter.integrations.vocabulary_words import N_WORDS, embedded_words
 
-__all__ = ["TEMPLATES", "TemplateTransformer", "encoder", "vocabulary_sample"]
+__all__ = ["TEMPLATES", "TemplateTransformer", "encoder", "template_for", "vocabulary_sample"]
 
 TEMPLATES = {
     "prompteol": 'Summarize the sentence: "{text}" in one word:"',
@@ -51,6 +54,7 @@ TEMPLATES = {
 _MAX_TOKENS = 512  # of a text
 _LEAST_WORDS, _MOST_WORDS = 2, 1_000_000  # of a vocabulary
 _DTYPES = ("float32", "float16", "bfloat16")
+_SETTINGS = "config_sentence_transformers.json"
 
 
 class TemplateTransformer(Transformer):  # type: ignore[misc]  # untyped
@@ -139,7 +143,7 @@ class TemplateTransformer(Transformer):  # type: ignore[misc]  # untyped
 def encoder(
     model: str | os.PathLike[str],
     *,
-    template: str = "prompteol",
+    template: str | None = None,
     ratio: float | None = None,
     n_components: int | None = None,
     kind: str | None = None,
@@ -161,11 +165,15 @@ def encoder(
     ----------
     model : str or path
         A folder of transformers, a GGUF file, or the id of a model on the Hugging Face Hub,
-        "owner/name", or of a GGUF file there, "owner/name/file.gguf".
-    template : {"prompteol", "echo", "mean"}
+        "owner/name", or of a GGUF file there, "owner/name/file.gguf". The folder of a model that
+        this function made and ``save_pretrained`` wrote is opened as it was saved, its filter
+        with it, if nothing but how it runs is asked for; with a filter's options it is a
+        language model like any other.
+    template : {"prompteol", "echo", "mean"}, optional
         "prompteol" asks for the text in one word, and takes the state of the last token. "echo"
         repeats the text, and takes the mean over the second copy, whose tokens have seen the
         whole text. "mean" is the mean over the text's own tokens, of which it takes 512 at most.
+        By default that of a saved model, else "prompteol".
     ratio, n_components, kind
         Of the filter that is fitted to the model: see `EmbedFilter.from_checkpoint`. Ratio 1
         leaves the embeddings as they are. The kind is "edge", if calibrated "late".
@@ -204,6 +212,11 @@ def encoder(
     ImportError
         Without sentence-transformers.
     """
+    asked = (filter, ratio, n_components, kind, calibrate, base)
+    own = saved_template(model)
+    if own is not None and template in (None, own) and all(option is None for option in asked):
+        return _reopened(model, dtype, device, normalize=normalize)
+    template = template_for(model, template)
     _check_choices(template, dtype, calibrate)
     if filter is not None and (ratio, n_components, kind) != (None, None, None):
         raise ValueError("filter: expected no ratio, n_components or kind beside it, found some")
@@ -251,7 +264,7 @@ def encoder(
 def vocabulary_sample(
     model: str | os.PathLike[str],
     *,
-    template: str = "prompteol",
+    template: str | None = None,
     n: int = N_WORDS,
     normalize: bool = False,
     batch_size: int = 32,
@@ -290,6 +303,7 @@ def vocabulary_sample(
     ImportError
         Without sentence-transformers.
     """
+    template = template_for(model, template)
     _check_choices(template, dtype)
     if check_n_components(n, _MOST_WORDS, "n") < _LEAST_WORDS:
         raise ValueError(f"n: expected from {_LEAST_WORDS} to {_MOST_WORDS}, found {n}")
@@ -297,6 +311,11 @@ def vocabulary_sample(
     if normalize:
         embed.append(Normalize())
     return _vocabulary_of(embed, model, template, n, batch_size, progress)
+
+
+def template_for(model: str | os.PathLike[str], template: str | None) -> str:
+    """Return the template that a model is read with, where none is asked for its own."""
+    return template or saved_template(model) or "prompteol"
 
 
 def _check_choices(template: str, dtype: str, calibrate: str | None = None) -> None:
@@ -346,6 +365,36 @@ def _unfiltered(
             " before them alone, and this one's see what follows: take template='mean'"
         )
     return result
+
+
+def _reopened(
+    model: str | os.PathLike[str], dtype: str, device: str | None, *, normalize: bool
+) -> SentenceTransformer:
+    """Open a model that was saved, module by module: no code of the folder's own is run."""
+    _check_choices("mean", dtype)
+    kinds = (Transformer, TemplateTransformer, Pooling, Dense, Normalize)
+    known = {kind.__name__: kind for kind in kinds}
+    folder, modules = Folder(Path(model)), {}
+    for kind, path, name in read_modules(folder):
+        if kind not in known:
+            raise CheckpointError(
+                f"{folder.path}: expected modules of {', '.join(known)}, found {kind!r}"
+            )
+        options: dict[str, Any] = {}
+        if issubclass(known[kind], Transformer):
+            options["model_kwargs"] = {"dtype": getattr(torch, dtype)}
+        modules[name] = known[kind].load(str(folder.path), subfolder=path, **options)
+    if not normalize and "Normalize" in {type(module).__name__ for module in modules.values()}:
+        raise ValueError(
+            "normalize: expected True for a saved model whose embeddings have unit length"
+        )
+    settings: dict[str, Any] = {}
+    if folder.has(_SETTINGS):
+        found = read_json(folder.open(_SETTINGS), "the model's settings", limit=1 << 20)
+        names = ("prompts", "default_prompt_name", "similarity_fn_name")
+        settings = {name: found[name] for name in names if found.get(name)}
+    result = SentenceTransformer(modules=OrderedDict(modules), device=device, **settings)
+    return result.to(getattr(torch, dtype)).eval()
 
 
 def _check_model(model: str | os.PathLike[str]) -> None:

@@ -21,7 +21,7 @@ from embedfilter.errors import EmbedFilterError, warn_user
 from embedfilter.files.messages import source_name
 from embedfilter.filter import EmbedFilter
 from embedfilter.fitting.kinds import resolve_n_components
-from embedfilter.integrations.encoder import encoder
+from embedfilter.integrations.encoder import encoder, template_for
 from embedfilter.integrations.kept_embeddings import KeptEmbeddings
 from embedfilter.integrations.vocabulary_words import N_WORDS, embedded_words
 from embedfilter.version import __version__
@@ -128,7 +128,7 @@ def mteb_table(
     tasks: Sequence[Any],
     folder: str | os.PathLike[str],
     *,
-    template: str = "prompteol",
+    template: str | None = None,
     ratios: Sequence[float] = (1, 2, 4, 8),
     calibrate: str | None = None,
     base: str | os.PathLike[str] | None = None,
@@ -171,6 +171,7 @@ def mteb_table(
         raise ValueError(f"calibrate: expected 'vocabulary' or None, found {calibrate!r}")
     if not tasks or not ratios:
         raise ValueError("tasks, ratios: expected some of each, found none")
+    template = template_for(model, template)
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
     options: dict[str, Any] = {"device": device, "dtype": dtype, "revision": revision}

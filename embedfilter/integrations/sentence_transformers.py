@@ -21,7 +21,7 @@ import numpy as np
 from embedfilter.checkpoints import open_unembedding
 from embedfilter.checkpoints.base_head import check_vocabularies
 from embedfilter.checkpoints.opening import read_facts
-from embedfilter.checkpoints.sentence_transformers import MODULES, read_modules
+from embedfilter.checkpoints.sentence_transformers import FILTER, MODULES, read_modules
 from embedfilter.errors import HeadError, warn_user
 from embedfilter.files.folder import Folder
 from embedfilter.files.json_file import read_json
@@ -92,7 +92,7 @@ def _check_folder(f: EmbedFilter, folder: Path) -> None:
             ' for a language model use embedfilter.encoder(model, template="mean")'
         )
     width = None
-    for kind, path in read_modules(Folder(folder)):
+    for kind, path, _ in read_modules(Folder(folder)):
         inner = Folder(folder / path)
         if kind == "Dense" and inner.has("config.json"):
             config = read_json(inner.open("config.json"), "the module's config", limit=_MAX_CONFIG)
@@ -219,8 +219,9 @@ def _extend_folder(f: EmbedFilter, folder: Path) -> None:
     (folder / dense / "config.json").write_text(json.dumps(config, indent=2), encoding="utf-8")
     tensors = {"linear.weight": f.components} | ({} if bias is None else {"linear.bias": bias})
     save_file(tensors, folder / dense / "model.safetensors")
-    for i, (path, kind) in enumerate(((dense, _DENSE), (normalize, _NORMALIZE)), number):
-        modules.append({"idx": i, "name": str(i), "path": path, "type": kind})
+    added = (FILTER, dense, _DENSE), (str(number + 1), normalize, _NORMALIZE)
+    for i, (name, path, kind) in enumerate(added, number):
+        modules.append({"idx": i, "name": name, "path": path, "type": kind})
     listed.write_text(json.dumps(modules, indent=2), encoding="utf-8")
 
 
@@ -271,7 +272,7 @@ def append_filter(f: EmbedFilter, model: Any, *, normalize: bool = True) -> None
         init_weight=torch.from_numpy(f.components.copy()),
         init_bias=None if bias is None else torch.from_numpy(bias),
     )
-    model.append(dense.to(device=parameter.device, dtype=parameter.dtype))
+    model.add_module(FILTER, dense.to(device=parameter.device, dtype=parameter.dtype))
     if normalize:
         model.append(Normalize())
 

@@ -121,6 +121,58 @@ def test_saved_and_reloaded(folder: Path, f: EmbedFilter, tmp_path: Path, templa
     np.testing.assert_allclose(again.encode(TEXTS), model.encode(TEXTS), atol=1e-6)
 
 
+@pytest.mark.parametrize("template", ["prompteol", "echo", "mean"])
+@pytest.mark.parametrize("calibrated", [False, True])
+def test_what_was_saved_is_opened_as_it_was(
+    folder: Path, f: EmbedFilter, tmp_path: Path, template: str, calibrated: bool
+) -> None:
+    options: dict[str, Any] = {"ratio": 4}
+    if calibrated:
+        sample = np.random.default_rng(0).standard_normal((200, f.n_features_in)) + 1.0
+        options = {"filter": f.calibrate(sample, n_components=16), "normalize": False}
+    model = embedfilter.encoder(folder, template=template, device="cpu", **options)
+    model.prompts, model.default_prompt_name = {"query": "about "}, "query"
+    saved = tmp_path / "saved"
+    model.save_pretrained(str(saved))
+    expected = model.encode(TEXTS)
+    for asked in ({}, {"template": template}):
+        again = embedfilter.encoder(saved, device="cpu", **asked)
+        np.testing.assert_allclose(again.encode(TEXTS), expected, atol=1e-6)
+    again.save_pretrained(str(tmp_path / "once more"))
+    third = embedfilter.encoder(tmp_path / "once more", device="cpu")
+    np.testing.assert_allclose(third.encode(TEXTS), expected, atol=1e-6)
+
+
+@pytest.mark.parametrize("template", ["prompteol", "echo", "mean"])
+def test_what_was_saved_is_a_source_like_its_model(
+    folder: Path, f: EmbedFilter, tmp_path: Path, template: str, recwarn: pytest.WarningsRecorder
+) -> None:
+    """Its own template is the default wherever a model is taken."""
+    saved = tmp_path / "saved"
+    embedfilter.encoder(folder, template=template, ratio=4, device="cpu").save_pretrained(
+        str(saved)
+    )
+    texts = tmp_path / "texts.txt"
+    texts.write_text("".join(f"{text}\n" for text in TEXTS * 5))
+    recwarn.clear()
+    plain = embedfilter.encoder(folder, template=template, ratio=1, device="cpu")
+    same = embedfilter.encoder(saved, ratio=1, device="cpu")
+    np.testing.assert_allclose(same.encode(TEXTS), plain.encode(TEXTS), atol=1e-6)
+    components = EmbedFilter.from_checkpoint(folder).components
+    np.testing.assert_allclose(EmbedFilter.from_checkpoint(saved).components, components, atol=1e-6)
+    assert "64" in run("inspect", saved).stdout
+    run("encode", saved, texts, "-o", tmp_path / "e.npy")
+    expected = embedfilter.encoder(saved, device="cpu").encode(TEXTS)
+    np.testing.assert_allclose(np.load(tmp_path / "e.npy")[: len(TEXTS)], expected, atol=1e-5)
+    assert not [w for w in recwarn if "trained or not linear" in str(w.message)]
+
+
+def test_a_saved_model_keeps_its_scale(folder: Path, tmp_path: Path) -> None:
+    embedfilter.encoder(folder, ratio=4, device="cpu").save_pretrained(str(tmp_path))
+    with pytest.raises(ValueError, match="^normalize: expected True"):
+        embedfilter.encoder(tmp_path, normalize=False, device="cpu")
+
+
 def test_a_prompt_and_a_filter_of_ones_own(folder: Path, f: EmbedFilter) -> None:
     model = embedfilter.encoder(folder, filter=f.truncate(20), device="cpu")
     whole = embedfilter.encoder(folder, device="cpu")
