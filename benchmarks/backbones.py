@@ -11,9 +11,11 @@ CHECKPOINT   the models, as many; each takes the embeddings of its hidden size
 --words      where embeddings of words of the vocabulary are kept from run to run
 
 Protocol: each set is cut into its even and its odd rows (pairs stay whole); what is fitted to
-texts is fitted to one half, all of it or 20 of its texts, and the other half is scored, both ways.
-The figure of a set is Spearman's correlation (pairs) or the accuracy of the nearest neighbour
-(labels), x 100; that of a model the mean of the mean of either kind. Seeds are fixed.
+texts is fitted to one half, all of it or 20 of its texts (the mean of five choices), and the other
+half is scored, both ways. Principal axes beyond as many as the half has rows are anything, so that
+PCA and whitening have no figure there. The figure of a set is Spearman's correlation (pairs) or the
+accuracy of the nearest neighbour (labels), x 100; that of a model the mean of the mean of either
+kind. Seeds are fixed. Half a minute to three minutes a file on one core.
 """
 
 from __future__ import annotations
@@ -22,8 +24,9 @@ import argparse
 import json
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
+from backbones_tables import tables
 from measure import RESULTS, write
 
 import numpy as np
@@ -31,16 +34,25 @@ from numpy.typing import NDArray
 from scipy.stats import spearmanr
 
 from embedfilter import EmbedFilter, open_unembedding, vocabulary_sample
+from embedfilter.evaluation.inputs import as_filters
 from embedfilter.evaluation.measures import nearest
 from embedfilter.evaluation.methods import all_methods
-from embedfilter.fitting.kinds import kept_directions
 
-RATIOS = (1, 2, 4, 8)
+RATIOS = (2, 4, 8)
 KINDS = ("edge", "late", "head", "tail", "mid")
 WITHOUT_ROWS = (*KINDS, "no filter", "first coordinates", "random directions")
-FEW = 20
+FEW, N_CHOICES = 20, 5
 Rows = NDArray[np.float32]
-Fit = Callable[[Rows], Callable[[Rows, int], Rows]]  # to texts; then rows and dimensions to rows
+Map = Callable[[Rows, int], Rows]  # of rows, to so many dimensions
+
+
+class Compared(NamedTuple):
+    """A method: what makes its map, of which of the rows of half a set, and at which ratios."""
+
+    fit: Callable[[Rows], Map]
+    ratios: tuple[int, ...]
+    samples: Callable[[Rows], list[Rows]] = lambda X: [X]
+    needs_rows: bool = False  # one more than it gives dimensions
 
 
 def encode(sets: dict[str, Any], model: str, template: str) -> dict[str, Rows]:
@@ -54,53 +66,44 @@ def encode(sets: dict[str, Any], model: str, template: str) -> dict[str, Rows]:
     }
 
 
-def filters_of(whole: EmbedFilter) -> dict[str, EmbedFilter]:
-    """Return a filter of each kind, of half of the directions, from one of all."""
-    d = whole.n_features_in
-    place = np.argsort(whole.component_indices)
-    return {
-        kind: EmbedFilter(
-            whole.components[place[kept]],
-            kept,
-            whole.singular_values,
-            kind=kind,
-            metadata=whole.metadata,
-        )
-        for kind in KINDS
-        for kept in [kept_directions(kind, d, d // 2)]
-    }
+def methods(filters: dict[str, EmbedFilter], words: Rows) -> dict[str, Compared]:
+    """Return what is compared, by name."""
+    d = words.shape[1]
+    base = filters["late"].truncate(d // 2)
 
-
-def methods(filters: dict[str, EmbedFilter], words: Rows) -> dict[str, tuple[Fit, list[int]]]:
-    """Return what is compared, by name, and the ratios it is compared at."""
-    late, d = filters["late"], words.shape[1]
-    base = late.truncate(d // 2)
-
-    def filtered(f: EmbedFilter) -> Callable[[Rows, int], Rows]:
+    def filtered(f: EmbedFilter) -> Map:
         return lambda X, k: f.transform(X, normalize=False)[:, :k]
 
-    compared: dict[str, tuple[Fit, list[int]]] = {}
-    for method in all_methods(d, {kind: filters[kind] for kind in KINDS}):
+    compared: dict[str, Compared] = {}
+    for method in all_methods(d, filters):
         if method.name != "calibrated":  # of another base
-            sizes = [1] if method.keeps_all else [2, 4, 8]
-            compared[method.name] = (method.fit, sizes)
-            if method.name in WITHOUT_ROWS:  # made once
-                made = method.fit(words)
-                compared[method.name] = (lambda _, made=made: made, sizes)
-    of_words = filtered(base.calibrate(words))
-    ours: dict[str, Fit] = {
-        "vocabulary": lambda _: of_words,
-        "20 texts": lambda X: filtered(base.calibrate(few(X))),
-        "20 texts, vocabulary as prior": lambda X: filtered(base.calibrate(few(X), prior=words)),
-        "half of the texts": lambda X: filtered(base.calibrate(X)),
-        "the same, vocabulary as prior": lambda X: filtered(base.calibrate(X, prior=words)),
+            fit = always(method.fit(words)) if method.name in WITHOUT_ROWS else method.fit
+            ratios = (1,) if method.keeps_all else RATIOS
+            compared[method.name] = Compared(fit, ratios, needs_rows=method.needs_rows)
+
+    def own(X: Rows) -> Map:
+        return filtered(base.calibrate(X))
+
+    def with_words(X: Rows) -> Map:
+        return filtered(base.calibrate(X, prior=words))
+
+    return compared | {
+        "vocabulary": Compared(always(filtered(base.calibrate(words))), RATIOS),
+        "20 texts": Compared(own, RATIOS, few),
+        "20 texts, vocabulary as prior": Compared(with_words, RATIOS, few),
+        "half of the texts": Compared(own, RATIOS),
+        "the same, vocabulary as prior": Compared(with_words, RATIOS),
     }
-    return compared | {name: (fit, [2, 4, 8]) for name, fit in ours.items()}
 
 
-def few(X: Rows) -> Rows:
-    """Return 20 of the rows, the same each time."""
-    return X[np.random.default_rng(0).permutation(len(X))[:FEW]]
+def always(made: Map) -> Callable[[Rows], Map]:
+    """Return what is fitted to no rows: it is made once."""
+    return lambda _: made
+
+
+def few(X: Rows) -> list[Rows]:
+    """Return choices of 20 of the rows, the same each time."""
+    return [X[np.random.default_rng(seed).permutation(len(X))[:FEW]] for seed in range(N_CHOICES)]
 
 
 def halves(one: dict[str, Any], X: Rows) -> Iterator[tuple[Rows, NDArray[Any], Rows]]:
@@ -126,52 +129,42 @@ def score(kind: str, Y: Rows, y: NDArray[Any]) -> float:
     return 100 * float(np.mean(y[nearest(unit, 1)[:, 0]] == y))
 
 
-def scores(sets: dict[str, Any], X: dict[str, Rows], fit: Fit, sizes: list[int]) -> dict[str, Any]:
-    """Return the figures of a method: {ratio: {set: figure}}."""
-    found: dict[int, dict[str, list[float]]] = {ratio: {} for ratio in sizes}
-    for name, one in sets.items():
-        for scored, y, others in halves(one, X[name].astype(np.float32)):
-            transform = fit(others)
-            for ratio in sizes:
-                figure = score(one["kind"], transform(scored, scored.shape[1] // ratio), y)
-                found[ratio].setdefault(name, []).append(figure)
-    return {
-        str(ratio): {name: float(np.mean(values)) for name, values in of_set.items()}
-        for ratio, of_set in found.items()
+def scores(
+    sets: dict[str, Any], X: dict[str, Rows], compared: dict[str, Compared]
+) -> dict[str, Any]:
+    """Return the figures: {method: {ratio: {set: figure, or None where there is none}}}."""
+    found: dict[str, Any] = {
+        name: {str(ratio): {} for ratio in method.ratios} for name, method in compared.items()
     }
+    for of_set, one in sets.items():
+        figures: dict[tuple[str, int], list[float]] = {}
+        for scored, y, others in halves(one, X[of_set].astype(np.float32)):
+            d = scored.shape[1]
+            for name, method in compared.items():  # methods of the same axes one after the other
+                for sample in method.samples(others):
+                    transform = method.fit(sample)
+                    for ratio in method.ratios:
+                        if method.needs_rows and d // ratio >= len(sample):
+                            figure = np.nan
+                        else:
+                            figure = score(one["kind"], transform(scored, d // ratio), y)
+                        figures.setdefault((name, ratio), []).append(figure)
+        for (name, ratio), values in figures.items():
+            mean = float(np.mean(values))
+            found[name][str(ratio)][of_set] = None if np.isnan(mean) else mean
+        print(of_set, end=" ", flush=True)
+    return found
 
 
-def mean(sets: dict[str, Any], figures: dict[str, float]) -> dict[str, float]:
-    """Return the mean of pairs, of labels, and of the two."""
-    by_kind = {
-        kind: float(np.mean([figures[n] for n, one in sets.items() if one["kind"] == kind]))
-        for kind in sorted({one["kind"] for one in sets.values()})
-    }
-    return by_kind | {"mean": float(np.mean(list(by_kind.values())))}
-
-
-def tables(report: dict[str, Any]) -> str:
-    """Return the tables of docs/results.md."""
-    kinds = list(report["sets"].values())
-    titles = {
-        "mean": "Mean of the two kinds",
-        "pairs": f"Scored pairs (Spearman x 100, mean of {kinds.count('pairs')} sets)",
-        "labels": f"Nearest neighbours (accuracy x 100, mean of {kinds.count('labels')} sets)",
-    }
-    rows = report["models"]
-    columns = [f"{row['name']}, {row['template']}" for row in rows]
-    lines = []
-    for key, title in titles.items():
-        lines += [f"**{title}**", "", f"| at 1/2, 1/4, 1/8 | {' | '.join(columns)} |"]
-        lines += ["|---" * (len(rows) + 1) + "|"]
-        for method in rows[0]["methods"]:
-            cells = (
-                ", ".join(f"{one[key]:.1f}" for one in row["methods"][method].values())
-                for row in rows
-            )
-            lines.append(f"| {method} | {' | '.join(cells)} |")
-        lines.append("")
-    return "\n".join(lines)
+def means(kinds: dict[str, str], figures: dict[str, float | None]) -> dict[str, float | None]:
+    """Return the mean of pairs, of labels, and of the two; None where one of a kind has none."""
+    found: dict[str, float | None] = {}
+    for kind in sorted({*kinds.values()}):
+        values = [figures[name] for name, its_kind in kinds.items() if its_kind == kind]
+        known = [value for value in values if value is not None]
+        found[kind] = float(np.mean(known)) if len(known) == len(values) else None
+    both = [value for value in found.values() if value is not None]
+    return found | {"mean": float(np.mean(both)) if len(both) == len(found) else None}
 
 
 def words_of(checkpoint: Path, template: str, folder: Path | None) -> Rows:
@@ -207,30 +200,24 @@ def main() -> None:
         if path.suffix != ".npz":
             with open_unembedding(path) as W:
                 checkpoints[W.shape[1]] = path
-    report: dict[str, Any] = {"sets": {name: one["kind"] for name, one in sets.items()}}
-    report["models"] = []
+    kinds = {name: one["kind"] for name, one in sets.items()}
+    report: dict[str, Any] = {"sets": kinds, "models": []}
     for path in (p for p in options.files if p.suffix == ".npz"):
         name, template = path.stem.rsplit(".", 1)
         X = dict(np.load(path))
         d = next(iter(X.values())).shape[1]
         source = checkpoints[d]
-        filters = {
-            k: EmbedFilter.from_checkpoint(source, n_components=d // 2, kind=k) for k in KINDS
-        }
+        filters = as_filters(source, d, [d // 2], KINDS)
         compared = methods(filters, words_of(source, template, options.words))
-        row: dict[str, Any] = {"name": name, "template": template, "d": d, "methods": {}}
-        print(f"\n{name}, {template}, d = {d}: pairs, labels, mean")
-        for method, (fit, sizes) in compared.items():
-            found = scores(sets, X, fit, sizes)
-            row["methods"][method] = {
-                ratio: {**mean(sets, figures), "sets": figures} for ratio, figures in found.items()
+        print(f"{name}, {template}, d = {d}: ", end="", flush=True)
+        of_methods = {
+            method: {
+                ratio: {**means(kinds, figures), "sets": figures}
+                for ratio, figures in of_ratio.items()
             }
-            cells = "   ".join(
-                f"1/{ratio}: {m['pairs']:.1f} {m['labels']:.1f} {m['mean']:.2f}"
-                for ratio, m in row["methods"][method].items()
-            )
-            print(f"{method:<30} {cells}", flush=True)
-        report["models"].append(row)
+            for method, of_ratio in scores(sets, X, compared).items()
+        }
+        report["models"].append({"name": name, "template": template, "d": d, "methods": of_methods})
         write("backbones", report)  # what is done, should the rest be interrupted
     print(f"\n{tables(report)}")
     print(f"python benchmarks/plot.py draws {RESULTS / 'backbones.png'}")

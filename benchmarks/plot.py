@@ -6,11 +6,12 @@ import json
 from pathlib import Path
 from typing import Any
 
+from backbones_tables import columns
+
 import matplotlib
 
 matplotlib.use("Agg")
 import matplotlib.pyplot as plt
-import numpy as np
 
 RESULTS = Path(__file__).parent / "results"
 OURS, OTHERS = "#1b6ca8", "#b8b8b8"
@@ -123,40 +124,59 @@ def retrieval(report: dict[str, Any]) -> plt.Figure:
 
 
 def backbones(report: dict[str, Any]) -> plt.Figure:
-    """Draw quality against size, one panel a model and template."""
+    """Draw quality against size: a column a model, a row a template, the key where none is."""
     rows = report["models"]
     shown = {
-        "no filter": ("no filter", "black", ":"),
-        "PCA": ("PCA, half of the texts", "#8d99ae", "--"),
-        "random directions": ("random directions", OTHERS, "--"),
-        "edge": ("edge: the head alone, as the paper", OURS, "-"),
-        "late": ("late: the head alone", "#2a9d8f", "-"),
-        "vocabulary": ("late, calibrated on the vocabulary", "#e09f3e", "-"),
-        "the same, vocabulary as prior": (
-            "on half of the texts and the vocabulary",
-            "#d1495b",
-            "-",
-        ),
+        "the same, vocabulary as prior": ("late, on own texts and vocabulary", "#d1495b", "-"),
+        "vocabulary": ("late, on the model's vocabulary", "#e09f3e", "-"),
+        "late": ("late, the head alone", "#2a9d8f", "-"),
+        "edge": ("edge, the head alone: the paper", OURS, "-"),
+        "random directions": ("random directions", "#9a9a9a", "--"),
+        "first coordinates": ("first coordinates", "#c4c4c4", "--"),
+        "PCA": ("PCA on own texts, where they are enough", "#8d6a9f", "--"),
     }
-    figure, axes = plt.subplots(1, len(rows), figsize=(3 * len(rows), 3.4))
-    for ax, row in zip(np.atleast_1d(axes), rows, strict=True):
+    models, templates = (list(dict.fromkeys(row[key] for row in rows)) for key in ("d", "template"))
+    titles = dict(zip(((row["d"], row["template"]) for row in rows), columns(report), strict=True))
+    figure, axes = plt.subplots(
+        len(templates),
+        len(models),
+        figsize=(3.7 * len(models), 3.1 * len(templates)),
+        squeeze=False,
+    )
+    for ax in axes.flat:
+        ax.set_axis_off()
+    for row in rows:
+        d = row["d"]
+        ax = axes[templates.index(row["template"]), models.index(d)]
+        ax.set_axis_on()
+        ax.set_title(titles[d, row["template"]], fontsize=10, fontweight="bold")
+        plain = row["methods"]["no filter"]["1"]["mean"]
+        ax.axhline(plain, color="black", linestyle=":", linewidth=1)
+        ax.plot([d], [plain], "D", color="black", markersize=5, label="no filter", clip_on=False)
         for name, (label, colour, style) in shown.items():
-            found = row["methods"][name]
-            sizes = [row["d"] // int(ratio) for ratio in found]
-            means = [one["mean"] for one in found.values()]
-            if name == "no filter":
-                ax.axhline(means[0], color=colour, linestyle=style, label=label)
-            else:
-                ax.plot(sizes, means, style, marker="o", markersize=4, color=colour, label=label)
-        sizes = [row["d"] // ratio for ratio in (2, 4, 8)]
-        ax.set(xscale="log", title=f"{row['name']}, {row['template']}", xlabel="dimensions")
-        ax.set_xticks(sizes, [str(size) for size in sizes])
+            found = {int(ratio): one["mean"] for ratio, one in row["methods"][name].items()}
+            sizes = [d // ratio for ratio, mean in found.items() if mean is not None]
+            means = [mean for mean in found.values() if mean is not None]
+            ours = style == "-"
+            ax.plot(
+                sizes, means, style, color=colour, label=label, zorder=3 if ours else 2,
+                marker="o" if ours else ".", markersize=4.5, linewidth=2 if ours else 1.2,
+            )  # fmt: skip
+        ax.set(xscale="log", xlim=(d / 9, d * 1.12))
+        best = max(max(line.get_ydata(), default=plain) for line in ax.lines)
+        ax.set_ylim(plain - 6, best + 0.7)
+        ax.set_xticks(
+            [d, *(d // r for r in (2, 4, 8))], [f"{d}", *(f"{d // r}\n1/{r}" for r in (2, 4, 8))]
+        )
         ax.minorticks_off()
-        ax.title.set_fontsize(9)
-        ax.grid(alpha=0.3)
-    np.atleast_1d(axes)[0].set_ylabel("mean of STS and 1-NN")
-    handles, labels = ax.get_legend_handles_labels()
-    figure.legend(handles, labels, loc="lower center", ncols=4, frameon=False, fontsize=8)
+        ax.grid(axis="y", alpha=0.3)
+        ax.spines[["top", "right"]].set_visible(False)
+    for line in axes:
+        next(ax for ax in line if ax.axison).set_ylabel("mean of STS and 1-NN")
+    handles, labels = axes[0, 0].get_legend_handles_labels()
+    empty = next((ax for ax in axes.flat if not ax.axison), None)
+    where = {"loc": "lower center", "ncols": 4} if empty is None else {"loc": "center"}
+    (figure if empty is None else empty).legend(handles, labels, frameon=False, fontsize=9, **where)
     return figure
 
 
@@ -179,7 +199,7 @@ def main() -> None:
                 figure.suptitle(
                     f"{machine['cpu']}, {machine['threads']} threads, {machine['isa']}", fontsize=9
                 )
-            figure.tight_layout(rect=(0, 0 if machine else 0.12, 1, 1))
+            figure.tight_layout()
             figure.savefig(path.with_suffix(".png"), dpi=110)
             print(f"wrote {path.with_suffix('.png')}")
 

@@ -1,13 +1,15 @@
 """What a filter does to a vector index: size, build time, speed, neighbours, task quality.
 
-    python benchmarks/retrieval.py [--short] [--titles FOLDER] [--checkpoint FILE]
+    python benchmarks/retrieval.py [--short] [--titles FOLDER] [--checkpoint FILE] [--only FILTER]
 
 The rows are made from real embeddings of SmolLM2-135M (576 dimensions, PromptEOL): each is a
 random point between two of them, plus Gaussian noise with the covariance of the real ones at a
 tenth of their standard deviation. One million rows for flat indexes, fewer for HNSW, whose graph
 takes long to build; 2000 more rows, made alike, are the queries (250 for int8, which is slow).
 --titles names a folder with stackoverflow-titles.tsv (topic, tab, title) and
-embeddings/stackoverflow-titles.npy, which join the embeddings that ship with the demo.
+embeddings/stackoverflow-titles.npy, which join the embeddings that ship with the demo. --only
+measures the quality and recall of one filter anew, and keeps what is known of the others; it takes
+no times, which are those of any filter of as many dimensions.
 
 filters    edge: EmbedFilter; calibrated: late, calibrated on 1000 rows; first coordinates: the
            peer at the same size, cut and scaled to unit length
@@ -28,6 +30,7 @@ from __future__ import annotations
 import argparse
 import csv
 import io
+import json
 import statistics
 import time
 from collections.abc import Callable, Iterator
@@ -35,7 +38,7 @@ from importlib import resources
 from pathlib import Path
 from typing import Any
 
-from measure import N_THREADS, machine, write
+from measure import N_THREADS, RESULTS, machine, write
 
 import faiss
 import numpy as np
@@ -86,15 +89,18 @@ def mixtures(real: NDArray[np.float32], n: int, seed: int) -> NDArray[np.float32
     return rows
 
 
+def coordinates(k: int) -> Encode:
+    """Return what makes vectors of the first coordinates of rows."""
+
+    def encode(X: NDArray[np.float32], precision: str) -> NDArray[Any]:
+        Y = X[:, :k] / np.linalg.norm(X[:, :k], axis=1, keepdims=True)
+        return np.packbits(Y > 0, axis=1) if precision == "ubinary" else Y
+
+    return encode
+
+
 def encoders(checkpoint: Path, sample: NDArray[np.float32]) -> Iterator[tuple[str, int, Encode]]:
     """Iterate over what is compared: its name, its dimensions, and what makes vectors of rows."""
-
-    def coordinates(k: int) -> Encode:
-        def encode(X: NDArray[np.float32], precision: str) -> NDArray[Any]:
-            Y = X[:, :k] / np.linalg.norm(X[:, :k], axis=1, keepdims=True)
-            return np.packbits(Y > 0, axis=1) if precision == "ubinary" else Y
-
-        return encode
 
     def filtered(f: EmbedFilter) -> Encode:
         return lambda X, precision: f.transform(X, precision=precision, n_threads=N_THREADS)
@@ -199,6 +205,7 @@ def main() -> None:
     parser.add_argument("--short", action="store_true", help="20 000 rows")
     parser.add_argument("--titles", type=Path, help="folder with more embeddings, and topics")
     parser.add_argument("--checkpoint", type=Path, help="SmolLM2-135M, if not found by itself")
+    parser.add_argument("--only", help="the name of a filter to measure anew")
     options = parser.parse_args()
     faiss.omp_set_num_threads(N_THREADS)
     demo, demo_topics = demo_set()
@@ -209,7 +216,11 @@ def main() -> None:
         n_rows = {kind: 5_000 if kind == "HNSW" else 20_000 for kind in KINDS}
     X = mixtures(real, n_rows["flat"], seed=0)
     queries = mixtures(real, max(N_QUERIES.values()), seed=1)
-    exact: dict[int, NDArray[np.int64]] = {}  # by number of rows
+    encode = coordinates(D)
+    exact = {
+        n: search("flat", build("flat", D, X[:n], encode), queries, encode, N_NEAREST)
+        for n in {*n_rows.values()}
+    }
     pairs = (np.arange(len(demo)) + len(demo) // 2) % len(demo)
     report: dict[str, Any] = {
         "machine": machine(),
@@ -218,20 +229,22 @@ def main() -> None:
         "noise": NOISE,
         "rows": [],
     }
+    report_name = "retrieval-short" if options.short else "retrieval"
+    kept: list[dict[str, Any]] = []
+    if options.only is not None:
+        report = json.loads((RESULTS / f"{report_name}.json").read_text(encoding="utf-8"))
+        kept, report["rows"] = report["rows"], []
     print(f"{len(real)} real embeddings")
     for name, k, encode in encoders(options.checkpoint or find_checkpoint(), X[:N_SAMPLE]):
+        if options.only not in (None, name):
+            report["rows"] += [row for row in kept if (row["filter"], row["k"]) == (name, k)]
+            continue
         for kind, n in n_rows.items():
             start = time.perf_counter()
             index = build(kind, k, X[:n], encode)
             build_seconds = time.perf_counter() - start
             asked = queries[: N_QUERIES[kind]]
             found, seconds = timed_search(kind, index, asked, encode)
-            if kind == "flat" and name == "no filter":
-                exact[n] = found
-            if n not in exact:
-                flat = build("flat", k, X[:n], encode)
-                exact[n] = search("flat", flat, queries, encode, N_NEAREST)
-                del flat
             row = {
                 "filter": name, "k": k, "index": kind, "n": n, "bytes": written_bytes(index),
                 "build_seconds": build_seconds, "queries_per_second": len(asked) / seconds,
@@ -252,7 +265,9 @@ def main() -> None:
                 f" {row['demo_same_topic']:.3f} {row.get('titles_same_topic', float('nan')):.3f}",
                 flush=True,
             )
-    write("retrieval-short" if options.short else "retrieval", report)
+            if options.only is not None:
+                row |= {"build_seconds": None, "queries_per_second": None}
+    write(report_name, report)
 
 
 if __name__ == "__main__":

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +18,8 @@ from embedfilter.checkpoints.base_head import open_for
 from embedfilter.evaluation.tasks import Labels, Pairs, Relevance, Space, Task
 from embedfilter.files.messages import source_name
 from embedfilter.filter import EmbedFilter
-from embedfilter.fitting.kinds import check_n_components
+from embedfilter.fitting.cuts import LARGEST_SINE, Accuracy
+from embedfilter.fitting.kinds import check_n_components, kept_directions
 
 __all__ = ["as_dimensions", "as_filters", "as_source", "as_task", "as_words", "encoded"]
 
@@ -109,13 +111,15 @@ def as_source(base: Any, source: Any, model: Any) -> Any:
     return base
 
 
-def as_filters(source: Any, d: int, dimensions: list[int]) -> dict[str, EmbedFilter]:
+def as_filters(
+    source: Any, d: int, dimensions: list[int], kinds: Sequence[str] = _KINDS
+) -> dict[str, EmbedFilter]:
     """Return the filters to compare at these numbers of dimensions, by name."""
     if source is None:
         return {}
     # A filter that cuts less than an eighth hardly is one.
     widest = min(max((k for k in dimensions if k < d), default=d // 2), 7 * d // 8)
-    filters = _load_filters(source, max(1, widest))
+    filters = _load_filters(source, max(1, widest), kinds)
     for f in filters:
         if f.n_features_in != d:
             raise ValueError(
@@ -130,14 +134,33 @@ def as_filters(source: Any, d: int, dimensions: list[int]) -> dict[str, EmbedFil
     }
 
 
-def _load_filters(source: Any, widest: int) -> list[EmbedFilter]:
+def _load_filters(source: Any, widest: int, kinds: Sequence[str]) -> list[EmbedFilter]:
     if isinstance(source, EmbedFilter):
         return [source]
     from embedfilter.files.filter_file import is_filter_file  # noqa: PLC0415 - light import
 
     if isinstance(source, (str, Path)) and is_filter_file(Path(source)):
         return [EmbedFilter.load(source)]
-    return [EmbedFilter.from_checkpoint(source, n_components=widest, kind=kind) for kind in _KINDS]
+    whole = EmbedFilter.from_checkpoint(source, kind="identity")  # the head is summed once
+    return [
+        _of_kind(whole, kind, widest)
+        or EmbedFilter.from_checkpoint(source, n_components=widest, kind=kind)
+        for kind in kinds
+    ]
+
+
+def _of_kind(whole: EmbedFilter, kind: str, k: int) -> EmbedFilter | None:
+    """Return the filter of a kind, of one that keeps all of a head's directions.
+
+    None where its cuts want a closer look at the head, or a warning, or there is no such filter.
+    """
+    d, sigma = whole.n_features_in, whole.singular_values
+    kept = kept_directions(kind, d, k)
+    accuracy = Accuracy.of_metadata(whole.metadata).at_least(sigma)
+    if not accuracy.resolves(sigma).all() or accuracy.sine(sigma, kept) > LARGEST_SINE:
+        return None
+    rows = whole.components[np.argsort(whole.component_indices)[kept]]
+    return EmbedFilter(rows, kept, sigma, kind=kind, metadata=whole.metadata)
 
 
 def as_dimensions(dimensions: Any, d: int) -> list[int]:

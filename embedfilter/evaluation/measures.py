@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 from scipy.sparse import csr_array
+from scipy.special import xlogy
 from scipy.stats import entropy, rankdata, skew
 from sklearn.cluster import KMeans
 from sklearn.exceptions import ConvergenceWarning
@@ -155,11 +156,18 @@ def _v_measures(counts: _Floats, labels: NDArray[np.int64], clusters: NDArray[np
         shape=(n, n_labels * n_clusters),
     )
     table = (counts @ cell).reshape(len(counts), n_labels, n_clusters)
-    of_labels = entropy(table.sum(axis=2), axis=1)
-    of_clusters = entropy(table.sum(axis=1), axis=1)
-    shared = of_labels + of_clusters - entropy(table.reshape(len(counts), -1), axis=1)
+    of_labels = _entropies(table.sum(axis=2))
+    of_clusters = _entropies(table.sum(axis=1))
+    shared = of_labels + of_clusters - _entropies(table.reshape(len(counts), -1))
     total = of_labels + of_clusters
     return np.asarray(2 * shared / np.where(total > 0, total, 1))
+
+
+def _entropies(counts: _Floats) -> _Floats:
+    """Return the entropy of each row of whole numbers (draws, m), which add up to n in all rows."""
+    n = int(counts[0].sum())
+    products = xlogy(np.arange(n + 1), np.arange(n + 1))
+    return np.asarray(np.log(n) - products[counts.astype(np.int64)].sum(axis=1) / n)
 
 
 # ---- Relevance --------------------------------------------------------------

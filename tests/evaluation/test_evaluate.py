@@ -23,6 +23,7 @@ import embedfilter
 from embedfilter import EmbedFilter, evaluate
 from embedfilter.arrays.vocabulary_sample import VocabularySample
 from embedfilter.evaluation import Evaluation, measures
+from embedfilter.evaluation.inputs import as_filters
 from embedfilter.evaluation.measures import Measure
 from embedfilter.evaluation.methods import CALIBRATED, VOCABULARY, all_methods
 from embedfilter.evaluation.split import halves
@@ -544,3 +545,18 @@ def test_the_advised_commands_make_what_was_judged(tmp_path: Path) -> None:
 def test_labels_that_are_ids_are_refused(rng: np.random.Generator) -> None:
     with pytest.raises(ValueError, match="labels: expected some that several rows have"):
         evaluate(rng.standard_normal((40, D)), labels=np.arange(40))
+
+
+def test_kinds_of_one_fit_are_those_of_a_fit_each(head: NDArray, rng: np.random.Generator) -> None:
+    """Where a cut is in doubt, the fit of that kind is asked, which warns or refuses."""
+    d = head.shape[1]
+    for kind, f in as_filters(head, d, [d // 2], ("edge", "late", "mid")).items():
+        alone = EmbedFilter.from_matrix(head, n_components=d // 2, kind=kind)
+        np.testing.assert_array_equal(f.component_indices, alone.component_indices)
+        np.testing.assert_allclose(f.components, alone.components, atol=1e-6)
+        assert f.kind == kind
+    equal = np.linalg.qr(rng.standard_normal((200, 24)))[0]
+    with pytest.warns(UserWarning, match="too near each other"):
+        as_filters(equal, 24, [12])
+    with pytest.raises(ValueError, match="of rank over"):
+        as_filters(equal[:, :4] @ equal[:4], 24, [12])
