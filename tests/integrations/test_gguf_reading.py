@@ -51,6 +51,7 @@ def tiny(tmp_path_factory: pytest.TempPathFactory) -> Path:
     writer.add_token_types([3] + [1] * (len(tokens) - 1))
     writer.add_token_scores([-float(i) for i in range(len(tokens))])
     writer.add_token_merges(["c a", "s a", "Ġ s"])
+    writer.add_bos_token_id(0)  # which earlier versions of transformers want
     writer.add_eos_token_id(0)
     writer.add_pad_token_id(0)
     writer.add_array("general.tags", ["one"])
