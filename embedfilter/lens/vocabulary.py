@@ -121,7 +121,8 @@ def find_vocabulary(source: Any) -> Vocabulary | None:
     ----------
     source
         As for `open_unembedding`. A GGUF file has one inside; beside other files, or in their
-        folder, there may be a ``tokenizer.json``. For models on the Hub none is looked for.
+        folder, there may be a ``tokenizer.json``. A GGUF file beside another file may be of any
+        model, and is not taken. For models on the Hub none is looked for.
 
     Raises
     ------
@@ -140,7 +141,8 @@ def find_vocabulary(source: Any) -> Vocabulary | None:
         if file.read(0, min(file.size, 4)).tobytes() == b"GGUF":
             return _from_gguf(file)
         file.close()
-        path = path.parent
+        folder = Folder(path.parent)
+        return _from_json(folder.open(_TOKENIZER)) if folder.has(_TOKENIZER) else None
     folder = Folder(snapshot_in(path))
     if folder.has(_TOKENIZER):
         return _from_json(folder.open(_TOKENIZER))

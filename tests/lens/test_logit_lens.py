@@ -8,6 +8,7 @@ import ml_dtypes
 import numpy as np
 import pytest
 import safetensors.numpy
+import tokenizers
 import torch
 from command_line import PEAK, run_code
 from installed import installed_file
@@ -312,3 +313,14 @@ def test_counting_without_a_tokenizer(W: NDArray) -> None:
         LogitLens(W).count_tokens(["a"])
     with pytest.raises(TypeError, match="texts: expected several"):
         LogitLens(W).count_tokens("a")
+
+
+def test_counting_with_sentencepiece_in_a_gguf_file(tmp_path: Path) -> None:
+    """The file has the pieces, but not what cuts texts into them as its model does."""
+    pieces = ["▁a", "b", "<0x0A>"]
+    path = write_gguf(tmp_path / "m.gguf", [piece.encode() for piece in pieces], kind="llama")
+    with LogitLens(path) as lens, pytest.raises(ValueError, match=r"cuts texts .*m\.gguf"):
+        lens.count_tokens(["a b"])
+    cutter = tokenizers.Tokenizer(tokenizers.models.WordLevel({"b": 1}, "b"))
+    with LogitLens(path, tokenizer=cutter) as lens:
+        assert lens.count_tokens(["b"]).tolist() == [0, 1, 0]

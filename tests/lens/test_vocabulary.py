@@ -211,6 +211,15 @@ def test_sources_without_a_vocabulary(tmp_path: Path) -> None:
     assert find_vocabulary(tmp_path / "model.safetensors") is None
 
 
+def test_a_gguf_file_beside_another_file_may_be_of_any_model(tmp_path: Path) -> None:
+    path = tmp_path / "model.safetensors"
+    path.write_bytes(b"")
+    write_gguf(tmp_path / "other.gguf", [b"a", b"b"])
+    assert find_vocabulary(path) is None
+    byte_level_tokenizer().save(str(tmp_path / "tokenizer.json"))
+    assert texts(find_vocabulary(path)) == [" a", "b", "\\xe2\\x80", "<|end of it|>"]
+
+
 @pytest.mark.parametrize(
     ("text", "shown"),
     [
