@@ -171,11 +171,14 @@ def mteb_table(
         raise ValueError(f"calibrate: expected 'vocabulary' or None, found {calibrate!r}")
     if not tasks or not ratios:
         raise ValueError("tasks, ratios: expected some of each, found none")
+    for ratio in ratios:  # found out before the model is opened
+        if not 1 <= ratio < np.inf:
+            raise ValueError(f"ratio: expected a finite number of at least 1, found {ratio!r}")
     template = template_for(model, template)
     folder = Path(folder)
-    folder.mkdir(parents=True, exist_ok=True)
     options: dict[str, Any] = {"device": device, "dtype": dtype, "revision": revision}
     embed = encoder(model, template=template, ratio=1, normalize=False, **options)
+    folder.mkdir(parents=True, exist_ok=True)
     kept = KeptEmbeddings(embed, folder, batch_size=batch_size)
     try:
         of_source = {"base": base, "revision": revision if base is None else None}

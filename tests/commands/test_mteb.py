@@ -220,8 +220,22 @@ def test_what_fails_is_told(model: Path, tmp_path: Path) -> None:
     assert done.stdout == ""
     assert "expected one that can be scored" in done.stderr.splitlines()[-1]
     assert "'STS1'" in failure("mteb", model, "--tasks", "STS1", *options)
-    line = run("mteb", model, "--tasks", "LocalPairs", "--ratio", "0.5", *options[2:], status=2)
-    assert "ratio: expected from 1 to the hidden size 64, found 0.5" in line.stderr
+
+
+def test_what_is_wrong_is_told_before_the_model_is_opened(
+    model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    out = tmp_path / "out"
+    words = ["mteb", model, "--tasks", "LocalPairs", "-o", out, "--device", "cpu", "--ratio"]
+    with monkeypatch.context() as patch:
+        patch.setattr("embedfilter.integrations.mteb_table.encoder", pytest.fail)
+        for ratio in ("0.5", "1,inf", "nan"):
+            told = run(*words, ratio, status=2).stderr
+            assert "ratio: expected a finite number of at least 1, found" in told
+    assert "no such file or folder" in failure("mteb", tmp_path / "absent", *words[2:], "2")
+    assert not out.exists()
+    told = run(*words, "65", status=2).stderr
+    assert "ratio: expected from 1 to the hidden size 64, found 65" in told
 
 
 def test_the_papers_tasks() -> None:
