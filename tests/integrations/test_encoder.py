@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import functools
+import json
+import re
 import warnings
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
+import pyarrow.parquet as pq
 import pytest
 import tokenizers
 import torch
@@ -16,7 +20,7 @@ from command_line import failure, run
 from tiny_model import write_tiny_model
 
 import embedfilter
-from embedfilter import EmbedFilter
+from embedfilter import CheckpointError, EmbedFilter
 
 PROMPTEOL = 'Summarize the sentence: "{}" in one word:"'
 ECHO = "Rewrite the following paragraph: {0}. The rewritten paragraph: {0}"
@@ -182,6 +186,15 @@ def test_a_prompt_and_a_filter_of_ones_own(folder: Path, f: EmbedFilter) -> None
     np.testing.assert_allclose(with_prompt, expected, atol=1e-5)
 
 
+def test_a_filter_in_a_file(folder: Path, f: EmbedFilter, tmp_path: Path) -> None:
+    path = tmp_path / "f.safetensors"
+    f.truncate(20).save(path)
+    expected = embedfilter.encoder(folder, filter=f.truncate(20), device="cpu").encode(TEXTS)
+    for given in (path, str(path)):
+        found = embedfilter.encoder(folder, filter=given, device="cpu").encode(TEXTS)
+        np.testing.assert_array_equal(found, expected)
+
+
 def test_half_precision(folder: Path) -> None:
     model = embedfilter.encoder(folder, dtype="bfloat16", device="cpu")
     assert model[0].model.dtype == torch.bfloat16
@@ -272,6 +285,27 @@ def test_templates_are_for_causal_models(tmp_path: Path) -> None:
         embedfilter.encoder(tmp_path / "bert", template="mean", ratio=1, device="cpu")
 
 
+@pytest.mark.parametrize(
+    "name",
+    ["./absent", "../a/b", "a/b/c", "/no/where", "~/absent", "absent.gguf", "a/b.safetensors"],
+)
+def test_names_that_are_none_of_the_hub(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("embedfilter.integrations.encoder._transformer", pytest.fail)
+    for make in (functools.partial(embedfilter.encoder, ratio=1), embedfilter.vocabulary_sample):
+        with pytest.raises(
+            CheckpointError, match=f"^{re.escape(repr(name))}: no such file or folder"
+        ):
+            make(name)
+
+
+def test_a_file_that_is_no_model(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("embedfilter.integrations.encoder._transformer", pytest.fail)
+    path = tmp_path / "texts.txt"
+    path.write_text("one\n")
+    with pytest.raises(CheckpointError, match=r"texts\.txt: expected a folder .* another file$"):
+        embedfilter.encoder(path, ratio=1)
+
+
 # ---- Arguments, and the command line --------------------------------------------------------
 
 
@@ -298,6 +332,23 @@ def test_encode_command(folder: Path, f: EmbedFilter, tmp_path: Path) -> None:
     assert '"rows": 4' in done.stdout
     expected = embedfilter.encoder(folder, ratio=4, device="cpu").encode(TEXTS)
     np.testing.assert_allclose(np.load(output), expected, atol=1e-5)
+
+
+def test_encode_command_writes_tables(folder: Path, tmp_path: Path) -> None:
+    """The embeddings of each kind of file are the same, and other columns stay."""
+    texts, npy = tmp_path / "texts.jsonl", tmp_path / "out.npy"
+    rows = [{"id": i, "text": text, "topic": f"té{i}"} for i, text in enumerate(TEXTS)]
+    texts.write_text("".join(f"{json.dumps(row)}\n" for row in rows), encoding="utf-8")
+    for name in ("out.npy", "out.parquet", "out.jsonl"):
+        run("encode", folder, texts, "-o", tmp_path / name, "--ratio", 4, "--device", "cpu")
+    expected = np.load(npy)
+    assert expected.dtype == np.float32
+    of_parquet = pq.read_table(tmp_path / "out.parquet").to_pylist()
+    lines = (tmp_path / "out.jsonl").read_text(encoding="utf-8").splitlines()
+    for found in (of_parquet, [json.loads(line) for line in lines]):
+        embeddings = np.array([row.pop("embedding") for row in found], np.float32)
+        np.testing.assert_array_equal(embeddings, expected)
+        assert found == rows
 
 
 def test_encode_command_refuses(folder: Path, tmp_path: Path) -> None:
