@@ -10,6 +10,7 @@ import dataclasses
 import hashlib
 import os
 from collections.abc import Sequence
+from numbers import Real
 from pathlib import Path
 from typing import Any
 
@@ -172,7 +173,7 @@ def mteb_table(
     if not tasks or not ratios:
         raise ValueError("tasks, ratios: expected some of each, found none")
     for ratio in ratios:  # found out before the model is opened
-        if not 1 <= ratio < np.inf:
+        if not (isinstance(ratio, Real) and 1 <= ratio < np.inf):
             raise ValueError(f"ratio: expected a finite number of at least 1, found {ratio!r}")
     template = template_for(model, template)
     folder = Path(folder)
