@@ -5,6 +5,7 @@ from __future__ import annotations
 import functools
 import math
 import os
+import threading
 import time
 from numbers import Integral
 from pathlib import Path
@@ -47,17 +48,17 @@ def resolve_n_threads(n_threads: int | None) -> int:
 
 def available_cpus() -> int:
     """Return the number of processors that affinity and the cgroup's quota leave us."""
-    return _available_cpus(int(time.monotonic() / _SECONDS))
+    when = int(time.monotonic() / _SECONDS)
+    return max(1, min(_allowed(when, threading.get_ident()), _cgroup_quota(when)))
 
 
-@functools.lru_cache(maxsize=1)
-def _available_cpus(_when: int) -> int:
-    """Return them as they are; they are read again with each other `_when`."""
+# Both are read again with each other `when`.
+@functools.lru_cache(maxsize=64)
+def _allowed(_when: int, _thread: int) -> int:
+    """Return the number of processors that the calling thread may use."""
     if hasattr(os, "sched_getaffinity"):
-        allowed = len(os.sched_getaffinity(0))
-    else:
-        allowed = os.cpu_count() or 1
-    return max(1, min(allowed, _cgroup_quota()))
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1
 
 
 @functools.cache  # once, as BLAS libraries do
@@ -72,7 +73,8 @@ def _from_environment() -> int:
     return _UNLIMITED
 
 
-def _cgroup_quota() -> int:
+@functools.lru_cache(maxsize=1)
+def _cgroup_quota(_when: int) -> int:
     """Return the whole processors of the tightest CPU quota above us, or _UNLIMITED."""
     try:
         membership = Path("/proc/self/cgroup").read_text(encoding="ascii").splitlines()

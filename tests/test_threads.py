@@ -84,19 +84,27 @@ def test_not_a_number(n: object) -> None:
 def test_affinity_counts() -> None:
     before = os.sched_getaffinity(0)
     os.sched_setaffinity(0, {min(before)})
-    threads._available_cpus.cache_clear()
+    threads._allowed.cache_clear()
+    elsewhere = []
     try:
         assert available_cpus() == 1
+        thread = threading.Thread(
+            target=lambda: elsewhere.append((os.sched_setaffinity(0, before), available_cpus())[1])
+        )
+        thread.start()
+        thread.join()
     finally:
         os.sched_setaffinity(0, before)
-        threads._available_cpus.cache_clear()
+        threads._allowed.cache_clear()
+    quota = threads._cgroup_quota(0)
+    assert elsewhere == [min(len(before), quota)]
 
 
 def test_affinity_and_quota_are_read_again(monkeypatch: pytest.MonkeyPatch) -> None:
     now = 1000.0
     monkeypatch.setattr(threads.time, "monotonic", lambda: now)
     monkeypatch.setattr(threads, "_quota", lambda *_: 1)
-    threads._available_cpus.cache_clear()
+    threads._cgroup_quota.cache_clear()
     try:
         before = available_cpus()
         monkeypatch.setattr(threads, "_quota", lambda *_: 1 << 30)
@@ -104,7 +112,7 @@ def test_affinity_and_quota_are_read_again(monkeypatch: pytest.MonkeyPatch) -> N
         now += 60.0
         assert available_cpus() == len(os.sched_getaffinity(0))
     finally:
-        threads._available_cpus.cache_clear()
+        threads._cgroup_quota.cache_clear()
 
 
 def test_cgroup_quota(monkeypatch: pytest.MonkeyPatch, tmp_path) -> None:

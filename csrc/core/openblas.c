@@ -132,11 +132,14 @@ static char folder[PATH_MAX]; /* that this code is in; nothing if it is not know
 
 void ef_locate_openblas(void) {
     Dl_info here;
-    char file[PATH_MAX];
-    if (dladdr(&functions, &here) == 0 || realpath(here.dli_fname, file) == NULL)
+    char given[PATH_MAX] = "./", resolved[PATH_MAX];
+    if (dladdr(&functions, &here) == 0)
         return;
-    char *slash = strrchr(file, '/');
-    snprintf(folder, sizeof folder, "%.*s", (int)(slash + 1 - file), file);
+    const char *slash = strrchr(here.dli_fname, '/');
+    if (slash != NULL)
+        snprintf(given, sizeof given, "%.*s", (int)(slash + 1 - here.dli_fname), here.dli_fname);
+    if (realpath(given, resolved) != NULL && strlen(resolved) + 1 < sizeof folder)
+        snprintf(folder, sizeof folder, "%.*s/", (int)sizeof folder - 2, resolved);
 }
 
 static bool find_file(char path[], size_t size) {

@@ -63,8 +63,8 @@ ef_trial ef_begin_trial(size_t n_rows, double per_row, size_t n_threads) {
 static void follow(mean *m, float took) {
     const unsigned n = atomic_fetch_add_explicit(&m->n_calls, 1, memory_order_relaxed);
     const float old = m->value;
-    if (n < TRIED - 1) {
-        m->value = n == 0 ? took : fminf(took, old);
+    if (old <= 0 || n < TRIED - 1) {
+        m->value = old <= 0 ? took : fminf(took, old);
         return;
     }
     const float change = fminf(took, OUTLIER * old) - old;

@@ -22,6 +22,7 @@ if TYPE_CHECKING:
 __all__ = [
     "FILTER",
     "MODULES",
+    "POOLING",
     "Module",
     "read_modules",
     "saved_template",
@@ -34,6 +35,8 @@ MODULES = "modules.json"
 
 FILTER = "embedfilter"
 """The name of the Dense module that is a filter."""
+POOLING = "embedfilter-pooling"
+"""The name of the Pooling module of a model that `embedfilter.encoder` made."""
 
 _MAX_BYTES = 1 << 20
 _TEMPLATE_TRANSFORMER = "TemplateTransformer"  # of `embedfilter.encoder`
@@ -42,11 +45,21 @@ _KEEP_THE_SPACE = frozenset({*_TRANSFORMERS, "Normalize", "Dropout"})
 
 
 class Module(NamedTuple):
-    """A module of a model: the name of its class, its folder, "" for the model's own, its name."""
+    """A module of a model.
+
+    Attributes
+    ----------
+    kind, type : str
+        The name of its class, without and with the Python module that has it.
+    path : str
+        Its folder; "" for the model's own.
+    name : str
+    """
 
     kind: str
     path: str
     name: str
+    type: str
 
 
 def read_modules(folder: Folder) -> list[Module]:
@@ -83,12 +96,12 @@ def read_modules(folder: Folder) -> list[Module]:
             raise CheckpointError(
                 f"{what}: expected as path the name of a folder, found {shown(path)}"
             )
-        modules.append(Module(kind, path, str(module.get("name", ""))))
+        modules.append(Module(kind, path, str(module.get("name", "")), module["type"]))
     return modules
 
 
 def saved_template(model: str | os.PathLike[str]) -> str | None:
-    """Return the template of a model that `embedfilter.encoder` made and that was saved.
+    """Return the template of a model that was saved with a filter, or by `embedfilter.encoder`.
 
     Parameters
     ----------
@@ -98,7 +111,8 @@ def saved_template(model: str | os.PathLike[str]) -> str | None:
     Returns
     -------
     str or None
-        "mean" for a model without one; None for what is not known to be such a model.
+        "mean" for a model that pools so, without a template; "" where it pools as no template
+        does; None for what is not known to be such a model.
 
     Raises
     ------
@@ -114,7 +128,10 @@ def saved_template(model: str | os.PathLike[str]) -> str | None:
             folder.open("sentence_bert_config.json"), "the module's config", limit=_MAX_BYTES
         )
         return str(config.get("template"))
-    return "mean" if any(module.name == FILTER for module in modules) else None
+    if not {FILTER, POOLING} & {module.name for module in modules}:
+        return None
+    pooled = [_pooling(folder.folder(m.path), m.kind) for m in modules if m.kind == "Pooling"]
+    return "mean" if len(pooled) == 1 and _modes(pooled[0]) == ["mean"] else ""
 
 
 def transformer_folder(folder: Folder) -> Folder:
@@ -137,7 +154,7 @@ def transformer_folder(folder: Folder) -> Folder:
     """
     found: Folder | None = None
     modules = read_modules(folder)
-    for kind, path, name in modules:
+    for kind, path, name, _ in modules:
         inner = folder.folder(path) if path else folder
         if found is None and kind in _TRANSFORMERS:
             found = inner
@@ -182,7 +199,15 @@ def _pooling(folder: Folder, kind: str) -> dict[str, Any]:
     return dict(config)
 
 
-def _takes_maximum(config: Mapping[str, Any]) -> bool:
+def _modes(config: Mapping[str, Any]) -> list[Any]:
+    """Return how a Pooling module pools: one name, or several."""
     mode = config.get("pooling_mode")  # since version 5.4; before, a flag for each mode
-    modes = mode if isinstance(mode, (list, tuple)) else [mode]
-    return "max" in modes or config.get("pooling_mode_max_tokens") is True
+    if mode is None:
+        names = {"mean_tokens": "mean", "max_tokens": "max"}
+        flags = (key.removeprefix("pooling_mode_") for key, on in config.items() if on is True)
+        return [names.get(flag, flag) for flag in flags]
+    return list(mode) if isinstance(mode, (list, tuple)) else [mode]
+
+
+def _takes_maximum(config: Mapping[str, Any]) -> bool:
+    return "max" in _modes(config)

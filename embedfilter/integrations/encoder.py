@@ -21,7 +21,7 @@ from numpy.typing import NDArray
 try:
     import torch
     from sentence_transformers import SentenceTransformer
-    from sentence_transformers.base.modules import Dense, Normalize, Transformer
+    from sentence_transformers.base.modules import Normalize, Transformer
     from sentence_transformers.sentence_transformer.modules import Pooling
 except ImportError as error:
     raise ImportError(
@@ -31,15 +31,15 @@ except ImportError as error:
 
 from embedfilter.checkpoints.base_head import open_for
 from embedfilter.checkpoints.locating import hub_name
-from embedfilter.checkpoints.sentence_transformers import read_modules, saved_template
+from embedfilter.checkpoints.sentence_transformers import POOLING, saved_template
 from embedfilter.errors import CheckpointError, warn_user
 from embedfilter.files.endings import GGUF, ending
-from embedfilter.files.folder import Folder, exists
-from embedfilter.files.json_file import read_json
+from embedfilter.files.folder import exists
 from embedfilter.files.messages import source_name
 from embedfilter.filter import EmbedFilter, as_filter
 from embedfilter.fitting.kinds import check_n_components, resolve_n_components
 from embedfilter.integrations.gguf_reading import parsed_once
+from embedfilter.integrations.saved_encoder import reopened
 from embedfilter.integrations.sentence_transformers import append_filter, check_matrix
 from embedfilter.integrations.vocabulary_words import N_WORDS, embedded_words
 
@@ -54,7 +54,6 @@ TEMPLATES = {
 _MAX_TOKENS = 512  # of a text
 _LEAST_WORDS, _MOST_WORDS = 2, 1_000_000  # of a vocabulary
 _DTYPES = ("float32", "float16", "bfloat16")
-_SETTINGS = "config_sentence_transformers.json"
 
 
 class TemplateTransformer(Transformer):  # type: ignore[misc]  # untyped
@@ -187,7 +186,7 @@ def encoder(
         Fit the filter to the head of this model instead, which `model` was made of: for embedding
         models that were saved without their head.
     normalize : bool
-        Whether embeddings have unit length.
+        Whether embeddings have unit length. Those of a saved model are scaled as they were.
     device : str, optional
         Where the model runs: "cpu", "cuda", ...; by default, as sentence-transformers chooses.
     dtype : {"float32", "float16", "bfloat16"}
@@ -212,10 +211,12 @@ def encoder(
     ImportError
         Without sentence-transformers.
     """
+    _check_model(model)
     asked = (filter, ratio, n_components, kind, calibrate, base)
-    own = saved_template(model)
-    if own is not None and template in (None, own) and all(option is None for option in asked):
-        return _reopened(model, dtype, device, normalize=normalize)
+    if template in (None, saved_template(model)) and all(option is None for option in asked):
+        saved = _as_saved(model, dtype, device, revision, normalize=normalize)
+        if saved is not None:
+            return saved
     template = template_for(model, template)
     _check_choices(template, dtype, calibrate)
     if filter is not None and (ratio, n_components, kind) != (None, None, None):
@@ -226,10 +227,7 @@ def encoder(
         raise ValueError(f"base: expected a filter to fit to it, found {other}")
     if calibrate is not None and filter is None and not is_fitted:
         raise ValueError("calibrate: expected a filter to calibrate, found ratio 1")
-    if filter is not None:
-        filter = as_filter(filter)  # noqa: A001
-    if filter is not None and calibrate is not None and filter.mean is not None:
-        raise ValueError("filter: expected one that is not calibrated yet, found a calibrated one")
+    filter = _given(filter, calibrate)  # noqa: A001
     k = None if filter is None else filter.n_components
     if is_fitted:
         kind = kind or ("edge" if calibrate is None else "late")
@@ -315,7 +313,47 @@ def vocabulary_sample(
 
 def template_for(model: str | os.PathLike[str], template: str | None) -> str:
     """Return the template that a model is read with, where none is asked for its own."""
-    return template or saved_template(model) or "prompteol"
+    _check_model(model)
+    own = saved_template(model) if template is None else template
+    if own == "":
+        raise CheckpointError(
+            f"{os.fspath(model)}: expected a model that pools by the mean, as it was saved without"
+            " a template, found another pooling: name a template, or embed with"
+            " SentenceTransformer"
+        )
+    return own or "prompteol"
+
+
+def _as_saved(
+    model: str | os.PathLike[str],
+    dtype: str,
+    device: str | None,
+    revision: str | None,
+    *,
+    normalize: bool,
+) -> SentenceTransformer | None:
+    """Open a model that was saved with its filter; None for any other."""
+    own = saved_template(model)
+    if own is None:
+        return None
+    if revision is not None:
+        raise ValueError(
+            f"revision: expected None for the local source {os.fspath(model)}, found {revision!r}"
+        )
+    _check_choices(own or "mean", dtype)
+    return reopened(model, TemplateTransformer, dtype, device, normalize=normalize)
+
+
+def _given(
+    source: EmbedFilter | str | os.PathLike[str] | None, calibrate: str | None
+) -> EmbedFilter | None:
+    """Return the filter that was given, if one was."""
+    if source is None:
+        return None
+    f = as_filter(source)
+    if calibrate is not None and f.mean is not None:
+        raise ValueError("filter: expected one that is not calibrated yet, found a calibrated one")
+    return f
 
 
 def _check_choices(template: str, dtype: str, calibrate: str | None = None) -> None:
@@ -354,11 +392,10 @@ def _unfiltered(
     revision: str | None,
 ) -> SentenceTransformer:
     """Return the model and the pooling of a template."""
-    _check_model(model)
     first = _transformer(os.fspath(model), template, dtype, revision)
     mode = "lasttoken" if template == "prompteol" else "mean"
     pooling = Pooling(first.get_embedding_dimension(), pooling_mode=mode)
-    result = SentenceTransformer(modules=[first, pooling], device=device)
+    result = SentenceTransformer(modules=OrderedDict({"0": first, POOLING: pooling}), device=device)
     if template != "mean" and not _is_causal(result):
         warn_user(
             f"{os.fspath(model)}: the template {template!r} is for models whose tokens see what is"
@@ -367,38 +404,12 @@ def _unfiltered(
     return result
 
 
-def _reopened(
-    model: str | os.PathLike[str], dtype: str, device: str | None, *, normalize: bool
-) -> SentenceTransformer:
-    """Open a model that was saved, module by module: no code of the folder's own is run."""
-    _check_choices("mean", dtype)
-    kinds = (Transformer, TemplateTransformer, Pooling, Dense, Normalize)
-    known = {kind.__name__: kind for kind in kinds}
-    folder, modules = Folder(Path(model)), {}
-    for kind, path, name in read_modules(folder):
-        if kind not in known:
-            raise CheckpointError(
-                f"{folder.path}: expected modules of {', '.join(known)}, found {kind!r}"
-            )
-        options: dict[str, Any] = {}
-        if issubclass(known[kind], Transformer):
-            options["model_kwargs"] = {"dtype": getattr(torch, dtype)}
-        modules[name] = known[kind].load(str(folder.path), subfolder=path, **options)
-    if not normalize and "Normalize" in {type(module).__name__ for module in modules.values()}:
-        raise ValueError(
-            "normalize: expected True for a saved model whose embeddings have unit length"
-        )
-    settings: dict[str, Any] = {}
-    if folder.has(_SETTINGS):
-        found = read_json(folder.open(_SETTINGS), "the model's settings", limit=1 << 20)
-        names = ("prompts", "default_prompt_name", "similarity_fn_name")
-        settings = {name: found[name] for name in names if found.get(name)}
-    result = SentenceTransformer(modules=OrderedDict(modules), device=device, **settings)
-    return result.to(getattr(torch, dtype)).eval()
-
-
 def _check_model(model: str | os.PathLike[str]) -> None:
     """Raise for what transformers would ask the Hub for, again and again, and not find there."""
+    if isinstance(model, bytes) or not isinstance(model, (str, os.PathLike)):
+        raise TypeError(f"model: expected a path or an id, found {type(model).__name__}")
+    if not os.fspath(model):
+        raise ValueError("model: expected a path or an id, found an empty text")
     path = Path(model)
     if not exists(path):
         hub_name(model)

@@ -13,6 +13,7 @@ from __future__ import annotations
 import contextlib
 import functools
 import importlib
+import os
 import struct
 import threading
 from collections.abc import Callable, Iterator
@@ -30,11 +31,16 @@ _ARRAY, _STRING = 9, 8  # types of metadata
 _LENGTH = struct.Struct("=Q")
 
 _opening = threading.Lock()
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_opening._at_fork_reinit)  # type: ignore[attr-defined]
 
 
 @contextlib.contextmanager
 def parsed_once() -> Iterator[None]:
-    """Let transformers open one GGUF file faster, while this lasts; one thread at a time."""
+    """Let transformers open one GGUF file faster, while this lasts; one thread at a time.
+
+    What is replaced is so for all threads: meanwhile `gguf.GGUFReader` is a function.
+    """
     by_transformers = None
     with contextlib.suppress(ImportError):  # a later version reads files without it
         by_transformers = importlib.import_module("transformers.modeling_gguf_pytorch_utils")

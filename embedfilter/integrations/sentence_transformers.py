@@ -92,7 +92,9 @@ def _check_folder(f: EmbedFilter, folder: Path) -> None:
             ' for a language model use embedfilter.encoder(model, template="mean")'
         )
     width = None
-    for kind, path, _ in read_modules(Folder(folder)):
+    for kind, path, name, _ in read_modules(Folder(folder)):
+        if name == FILTER:
+            raise _has_a_filter(str(folder))
         inner = Folder(folder / path)
         if kind == "Dense" and inner.has("config.json"):
             config = read_json(inner.open("config.json"), "the module's config", limit=_MAX_CONFIG)
@@ -101,9 +103,15 @@ def _check_folder(f: EmbedFilter, folder: Path) -> None:
 
 
 def _check_model(f: EmbedFilter, model: Any, name: str) -> None:
+    if any(known == FILTER for known, _ in model.named_children()):
+        raise _has_a_filter(name)
     ask = getattr(model, "get_embedding_dimension", None)  # since 5.4
     width = ask() if ask is not None else model.get_sentence_embedding_dimension()
     check_matrix(f, model, name, width)
+
+
+def _has_a_filter(name: str) -> ValueError:
+    return ValueError(f"{name}: expected a model without a filter, found one that has its filter")
 
 
 def check_matrix(

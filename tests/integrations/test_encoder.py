@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import json
+import os
 import re
 import warnings
 from collections.abc import Callable
@@ -169,6 +170,75 @@ def test_what_was_saved_is_a_source_like_its_model(
     expected = embedfilter.encoder(saved, device="cpu").encode(TEXTS)
     np.testing.assert_allclose(np.load(tmp_path / "e.npy")[: len(TEXTS)], expected, atol=1e-5)
     assert not [w for w in recwarn if "trained or not linear" in str(w.message)]
+
+
+def _changed(folder: Path, name: str, change: Any) -> Path:
+    """Change a JSON file of a saved model."""
+    file = folder / name
+    content = json.loads(file.read_text())
+    change(content)
+    file.write_text(json.dumps(content))
+    return folder
+
+
+@pytest.mark.parametrize(
+    ("name", "change", "message"),
+    [
+        ("modules.json", lambda m: m[0].update(type="custom_st.Transformer"), "found 'custom_st"),
+        ("modules.json", lambda m: m[3].update(type="x.Classifier"), "found 'x.Classifier'"),
+        ("modules.json", lambda m: m[0].update(name=""), "names that differ"),
+        ("modules.json", lambda m: m[0].update(name="3"), "names that differ"),
+        ("modules.json", lambda m: m[2].update(path="7_Dense"), "7_Dense"),
+        ("2_Dense/config.json", lambda c: c.update(activation_function="evil.f"), "'evil.f'"),
+        ("2_Dense/config.json", lambda c: c.pop("in_features"), "expected a saved Dense"),
+        ("config_sentence_transformers.json", lambda c: c.update(prompts=["x"]), "prompts by name"),
+        ("sentence_bert_config.json", lambda c: c.pop("template"), "template: expected one of"),
+        ("sentence_bert_config.json", lambda c: c.update(template="evil"), "found 'evil'"),
+    ],
+)
+def test_saved_models_that_are_not_whole(
+    folder: Path, tmp_path: Path, name: str, change: Any, message: str
+) -> None:
+    embedfilter.encoder(folder, ratio=4, device="cpu").save_pretrained(str(tmp_path))
+    _changed(tmp_path, name, change)
+    with pytest.raises((CheckpointError, ValueError), match=message) as caught:
+        embedfilter.encoder(tmp_path, device="cpu")
+    assert "\n" not in str(caught.value)
+
+
+def test_a_saved_models_other_settings(folder: Path, tmp_path: Path) -> None:
+    model = embedfilter.encoder(folder, template="mean", ratio=1, device="cpu")
+    model.truncate_dim = 5
+    model.save_pretrained(str(tmp_path))
+    again = embedfilter.encoder(tmp_path, device="cpu")
+    np.testing.assert_allclose(again.encode(TEXTS), model.encode(TEXTS), atol=1e-6)
+    with pytest.raises(ValueError, match="^revision: expected None"):
+        embedfilter.encoder(tmp_path, revision="main", device="cpu")
+
+
+def test_another_pooling_has_no_template(folder: Path, tmp_path: Path) -> None:
+    embedfilter.encoder(folder, template="mean", ratio=4, device="cpu").save_pretrained(
+        str(tmp_path)
+    )
+    _changed(tmp_path, "1_Pooling/config.json", lambda c: c.update(pooling_mode="cls"))
+    with pytest.raises(CheckpointError, match="found another pooling: name a template"):
+        embedfilter.encoder(tmp_path, ratio=1, device="cpu")
+
+
+def test_names_that_are_none(folder: Path) -> None:
+    with pytest.raises(ValueError, match="^model: expected a path or an id, found an empty text$"):
+        embedfilter.encoder("")
+    with pytest.raises(TypeError, match="^model: expected a path or an id, found bytes$"):
+        embedfilter.encoder(os.fsencode(folder))  # type: ignore[arg-type]
+
+
+def test_a_second_filter_is_refused(folder: Path, f: EmbedFilter, tmp_path: Path) -> None:
+    model = embedfilter.encoder(folder, template="mean", ratio=4, device="cpu")
+    model.save_pretrained(str(tmp_path / "saved"))
+    for target, out in ((model, None), (tmp_path / "saved", tmp_path / "out")):
+        with pytest.raises(ValueError, match="expected a model without a filter"):
+            f.to_sentence_transformers(target, out)
+    assert not (tmp_path / "out").exists()
 
 
 def test_a_saved_model_keeps_its_scale(folder: Path, tmp_path: Path) -> None:
