@@ -521,6 +521,25 @@ def test_the_name_of_an_index_of_several_files(filter_file: Path, tmp_path: Path
     assert list(found["text"]) == TEXTS
 
 
+@pytest.mark.parametrize(
+    "odd",
+    [
+        b"x",
+        b"\xff",
+        b"null",
+        b"[]",
+        b'{"index_columns": 3}',
+        b'{"index_columns": [{"kind": "range"}]}',
+        b'{"index_columns": [{"kind": "range", "start": "0", "step": null}]}',
+        b'{"index_columns": [{"kind": "range", "start": "0", "step": 1.5}]}',
+    ],
+)
+def test_odd_metadata_of_pandas_stays(filter_file: Path, tmp_path: Path, odd: bytes) -> None:
+    pq.write_table(TABLE.replace_schema_metadata({b"pandas": odd}), tmp_path / "x.parquet")
+    run("apply", filter_file, tmp_path / "x.parquet", tmp_path / "o.parquet")
+    assert pq.read_schema(tmp_path / "o.parquet").metadata[b"pandas"] == odd
+
+
 @pytest.mark.parametrize("source", ["x.NPY", "x.PARQUET", "x.jsonl", "x.jsonl.gz", "cells.csv"])
 def test_pipes_as_paths(f: EmbedFilter, filter_file: Path, tmp_path: Path, source: str) -> None:
     SOURCES[source][0](tmp_path / source)
