@@ -266,7 +266,8 @@ class JsonLines(RecordsTable):
             if _taken(first, self._way)[0] is not None:
                 return wanted
         if wanted is None and not any(_is_numbers(number_list(v)) for v in first.values()):
-            ways = list(itertools.islice(_ways(first, (), _DEEPEST), 2))
+            free = (w for w in _ways(first, (), _DEEPEST) if ".".join(map(str, w)) not in first)
+            ways = list(itertools.islice(free, 2))
             if ways:
                 raise EmbedFilterError(
                     f"{self.where}: expected one column of lists of numbers, found it inside of"

@@ -98,6 +98,7 @@ def test_a_safetensors_header_has_room_for_any_number_of_rows(tmp_path: Path, le
         ),
         ({"q": {"e": [0.5]}, "d": {"e": [0.5]}}, "--column q.e or d.e"),
         ({"a": {"b.c": [0.5], "d": [0.5]}}, "--column a.d"),
+        ({"a": {"b": [0.5], "d": [0.5]}, "a.b": 3}, "--column a.d"),
     ],
 )
 def test_the_advice_for_keys_inside_of_others(
