@@ -312,6 +312,7 @@ def test_files_that_are_none_of_it(name: str, tmp_path: Path) -> None:
     assert sorted(tmp_path.iterdir()) == there
 
 
+@pytest.mark.long
 def test_an_array_in_place_of_texts_or_labels(tmp_path: Path) -> None:
     x, w = tmp_path / "x.npz", tmp_path / "W.npy"
     np.savez(x, X)

@@ -110,6 +110,11 @@ def calibrate(
         raise EmbedFilterError(f"{filter_file}: {detail}") from None
     if embeddings is not None:
         with open_table([embeddings], key) as table:
+            lead = table.lead or ()
+            if len(lead) > 1:  # of texts and tokens: padding is no sample
+                raise EmbedFilterError(
+                    f"{table.where}: expected a matrix (n, d), found shape {(*lead, table.width)}"
+                )
             name = table.embedding_column(column)
             each_block(
                 table,

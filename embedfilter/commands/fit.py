@@ -94,7 +94,7 @@ def _warn_of_embeddings(checkpoint: str, name: str | None) -> None:
     """Warn if the rows of an array's file have the length of embeddings, which no head's have."""
     try:
         rows = read_rows(Path(checkpoint), _LOOKED_AT, key=name).astype(np.float64)
-    except (EmbedFilterError, OSError):  # the same is told of it as a checkpoint
+    except (EmbedFilterError, OSError, ValueError, TypeError):  # told of it as a checkpoint
         return
     if len(rows) and np.abs(np.linalg.norm(rows, axis=1) - 1).max() < _UNIT:
         warn_user(

@@ -29,9 +29,15 @@ from embedfilter.version import __version__
 
 __all__ = ["main"]
 
+_ARGUMENTS = "embedfilter.arguments"  # of this run, among what click keeps of it
+
 
 class _Group(click.Group):
     """Turns what a command raises for bad input into one line and exit status 2."""
+
+    def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
+        ctx.meta[_ARGUMENTS] = list(args)
+        return super().parse_args(ctx, args)
 
     def invoke(self, ctx: click.Context) -> Any:
         try:
@@ -87,7 +93,9 @@ def _show_warning(ctx: click.Context, message: Warning | str, *_: Any, **__: Any
 def _line(ctx: click.Context, message: str) -> str:
     """Return a message as one line, about options of the command that runs."""
     command = main.commands.get(str(ctx.invoked_subcommand), main)
-    return in_options(" ".join(message.splitlines()), command, {"embedfilter fit": fit})
+    return in_options(
+        " ".join(message.splitlines()), command, {"embedfilter fit": fit}, ctx.meta[_ARGUMENTS]
+    )
 
 
 @click.group(cls=_Group, context_settings={"help_option_names": ["-h", "--help"]})

@@ -7,7 +7,8 @@ has typed a command is told ``--threads: expected ...``, ``pass --tensor``.
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from pathlib import Path
 
 import click
 
@@ -17,13 +18,18 @@ __all__ = ["in_options"]
 _OTHERS = {"filter_file": "filter", "X": "embeddings", "X_sample": "embeddings",
            "scores": "pairs", "words": "vocabulary"}  # fmt: skip
 _LEADING = re.compile(r"(?:[A-Za-z_]+, )*[A-Za-z_]+(?=: )")
-_TWICE = re.compile(r"\b[a-z_]+=[A-Z]+ \((--[a-z-]+ [A-Z]+)\)")  # base=MODEL (--base MODEL)
+_TWICE = r"\b[a-z_]+=[A-Z]+ \((?P<option>--[a-z-]+ [A-Z]+)\)"  # base=MODEL (--base MODEL)
 # Not a part of a path, as kind=a/x.parquet.
-_GIVEN = re.compile(r"(?<![\w./])([a-z_]+)=('[^']*'|[A-Z]+|\d[\d.]*)?(?=[\s,;)]|$)")
-_UNDERSCORED = re.compile(r"(?<![\w.'=-])[a-z]+_[a-z_]+\b(?![.'(])")
+_GIVEN = r"(?<![\w./])(?P<given>[a-z_]+)=(?P<value>'[^']*'|[A-Z]+|\d[\d.]*)?(?=[\s,;)]|$)"
+_UNDERSCORED = r"(?<![\w./'=-])(?P<name>[a-z]+_[a-z_]+)\b(?![./'(])"
 
 
-def in_options(message: str, command: click.Command, others: Mapping[str, click.Command]) -> str:
+def in_options(
+    message: str,
+    command: click.Command,
+    others: Mapping[str, click.Command],
+    arguments: Sequence[str] = (),
+) -> str:
     """Return a message about parameters of the library as one about options of a command.
 
     Parameters
@@ -33,6 +39,8 @@ def in_options(message: str, command: click.Command, others: Mapping[str, click.
         Whose options are named.
     others : mapping of str to click.Command
         Of options that it has not, the first of these that has it is named, too.
+    arguments : sequence of str
+        What was typed: a file's name stays as it is, be it that of a parameter.
     """
     names = _names(command)
     for name, other in others.items():
@@ -40,21 +48,35 @@ def in_options(message: str, command: click.Command, others: Mapping[str, click.
             if option.startswith("-"):
                 names.setdefault(parameter, f"{option} (of {name})")
 
+    typed = _typed(arguments)
     leading = _LEADING.match(message)
     if leading is not None:
         words = leading[0].split(", ")
-        if all(word in names for word in words):
+        if all(word in names and word not in typed for word in words):
             message = ", ".join(names[word] for word in words) + message[leading.end() :]
-    message = _TWICE.sub(r"\1", message)
-    message = _GIVEN.sub(lambda match: _given(match, names), message)
-    return _UNDERSCORED.sub(lambda match: names.get(match[0], match[0]), message)
+    # What was typed comes first, and is passed over.
+    kept = "|".join(re.escape(text) for text in sorted(typed, key=len, reverse=True))
+    patterns = [rf"(?<!\w)(?:{kept})(?![\w=])"] * bool(kept) + [_TWICE, _GIVEN, _UNDERSCORED]
+    return re.sub("|".join(patterns), lambda match: _reworded(match, names), message)
 
 
-def _given(match: re.Match[str], names: Mapping[str, str]) -> str:
-    name, value = match[1], match[2]
-    if name not in names:
-        return match[0]
-    return names[name] if value is None else f"{names[name]} {value.strip(chr(39))}"
+def _typed(arguments: Sequence[str]) -> set[str]:
+    """Return the arguments and values of options, as messages may show them."""
+    values = {
+        text.partition("=")[2] if text.startswith("--") else text
+        for text in arguments
+        if text.startswith("--") or not text.startswith("-")
+    }
+    return {shown for text in values if text for shown in (text, str(Path(text)))}
+
+
+def _reworded(match: re.Match[str], names: Mapping[str, str]) -> str:
+    option, given, value, name = match.group("option", "given", "value", "name")
+    if option is not None:
+        return option
+    if given in names:
+        return names[given] if value is None else f"{names[given]} {value.strip(chr(39))}"
+    return names.get(name, match[0])
 
 
 def _names(command: click.Command) -> dict[str, str]:
@@ -64,7 +86,7 @@ def _names(command: click.Command) -> dict[str, str]:
         names |= _names(part)
     for param in command.params:
         if isinstance(param, click.Argument):
-            shown = param.make_metavar(click.Context(command)).strip("[]")
+            shown = param.metavar or str(param.name).upper()
         else:
             shown = max(param.opts, key=len)
             names[shown.lstrip("-").replace("-", "_")] = shown

@@ -108,6 +108,11 @@ def test_bad_input(folder: Path, tmp_path: Path) -> None:
         ("narrow.npy", rows[:, :5], "narrow.npy: expected rows of 64, which "),
         ("nan.npy", np.where(rows > 6, np.nan, rows), "nan.npy: rows 0 to 299: X: expected finite"),
         ("whole.npy", rows.astype(int), "whole.npy: expected float16"),
+        (
+            "tokens.npy",
+            rows.reshape(-1, 10, 64),
+            "tokens.npy: expected a matrix (n, d), found shape (30, 10, 64)",
+        ),
     ):
         np.save(tmp_path / name, content)
         assert expected in message(f, tmp_path / name, "-o", output)

@@ -11,7 +11,7 @@ import pytest
 from command_line import PEAK, failure, run, run_code
 from numpy.typing import NDArray
 
-from embedfilter import EmbedFilter
+from embedfilter import EmbedFilter, EmbedFilterError
 
 
 def test_fit(checkpoint: Path, tmp_path: Path) -> None:
@@ -48,6 +48,25 @@ def test_embeddings_in_place_of_a_head(tmp_path: Path, rng: np.random.Generator)
         done = run("fit", tmp_path / name, "-o", tmp_path / "f.safetensors")
         told = f"{name}: expected an unembedding matrix, found rows of length 1, as embeddings have"
         assert done.stderr.count(told) == count
+
+
+@pytest.mark.parametrize("kind", [ValueError, TypeError, OSError, EmbedFilterError])
+def test_a_look_at_the_head_that_fails_ends_nothing(
+    tmp_path: Path, rng: np.random.Generator, monkeypatch: pytest.MonkeyPatch, kind: type[Exception]
+) -> None:
+    """What is wrong with a file, the checkpoint's reader says."""
+    looked = []
+
+    def read_rows(path: Path, *_: object, **__: object) -> None:
+        looked.append(path)
+        raise kind("odd")
+
+    monkeypatch.setattr("embedfilter.commands.fit.read_rows", read_rows)
+    head, output = tmp_path / "head.npy", tmp_path / "f.safetensors"
+    np.save(head, rng.standard_normal((90, 16)).astype("f4"))
+    assert run("fit", head, "-o", output).stderr == ""
+    assert looked == [head]
+    assert output.exists()
 
 
 def test_no_path_of_this_machine_is_kept(checkpoint: Path, X: NDArray, tmp_path: Path) -> None:

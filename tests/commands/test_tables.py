@@ -478,6 +478,38 @@ def test_folders_that_name_columns(f: EmbedFilter, filter_file: Path, tmp_path: 
     assert "expected Parquet files in folders named NAME=VALUE, found none" in line
 
 
+def test_files_with_an_equals_sign_in_their_names(
+    f: EmbedFilter, filter_file: Path, tmp_path: Path
+) -> None:
+    """They name no columns, and neither does a folder beside files of embeddings."""
+    source = tmp_path / "in"
+    (source / "run=3").mkdir(parents=True)
+    FRAME[:5].to_parquet(source / "run=3" / "x.parquet")
+    np.save(source / "lr=0.1.npy", X[:20])
+    np.save(source / "lr=0.2.npy", X[20:])
+    run("apply", filter_file, source, tmp_path / "o.npy")
+    np.testing.assert_array_equal(np.load(tmp_path / "o.npy"), f.transform(X))
+
+
+@pytest.mark.parametrize(
+    ("other", "told"),
+    [
+        (FRAME[["embedding", "id"]], "expected the columns of {}, ['id', 'embedding'], found"),
+        (FRAME[["id", "text", "embedding"]], "expected the columns of {}"),
+        (FRAME[["id", "embedding"]].astype({"id": "f8"}), "expected columns of the types of {}, "),
+    ],
+)
+def test_folders_that_name_columns_of_files_that_differ(
+    filter_file: Path, tmp_path: Path, other: pd.DataFrame, told: str
+) -> None:
+    paths = [tmp_path / "in" / f"lang={name}" / "x.parquet" for name in ("de", "en")]
+    for path, frame_ in zip(paths, (FRAME[["id", "embedding"]], other), strict=True):
+        path.parent.mkdir(parents=True)
+        frame_.to_parquet(path)
+    line = failure("apply", filter_file, tmp_path / "in", tmp_path / "o.npy")
+    assert f"{paths[1]}: {told.format(paths[0])}" in line
+
+
 def test_the_name_of_an_index_of_several_files(filter_file: Path, tmp_path: Path) -> None:
     for i, rows in enumerate((slice(0, 20), slice(20, N))):
         part = FRAME[rows].set_index(pd.RangeIndex(rows.start, rows.stop, name="doc"))
@@ -487,6 +519,25 @@ def test_the_name_of_an_index_of_several_files(filter_file: Path, tmp_path: Path
     assert found.index.equals(pd.RangeIndex(N))
     assert found.index.name == "doc"
     assert list(found["text"]) == TEXTS
+
+
+@pytest.mark.parametrize(
+    "odd",
+    [
+        b"x",
+        b"\xff",
+        b"null",
+        b"[]",
+        b'{"index_columns": 3}',
+        b'{"index_columns": [{"kind": "range"}]}',
+        b'{"index_columns": [{"kind": "range", "start": "0", "step": null}]}',
+        b'{"index_columns": [{"kind": "range", "start": "0", "step": 1.5}]}',
+    ],
+)
+def test_odd_metadata_of_pandas_stays(filter_file: Path, tmp_path: Path, odd: bytes) -> None:
+    pq.write_table(TABLE.replace_schema_metadata({b"pandas": odd}), tmp_path / "x.parquet")
+    run("apply", filter_file, tmp_path / "x.parquet", tmp_path / "o.parquet")
+    assert pq.read_schema(tmp_path / "o.parquet").metadata[b"pandas"] == odd
 
 
 @pytest.mark.parametrize("source", ["x.NPY", "x.PARQUET", "x.jsonl", "x.jsonl.gz", "cells.csv"])

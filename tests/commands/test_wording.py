@@ -41,12 +41,48 @@ from embedfilter.commands.wording import in_options
         ("apply", "a: column 'n_components': expected", "a: column 'n_components': expected"),
         ("apply", "column=3/a: found", "column=3/a: found"),
         ("apply", "a/key=b: found", "a/key=b: found"),
+        ("apply", "n_components/x.npy: found", "n_components/x.npy: found"),
+        ("encode", "runs/batch_size/x.npy: found", "runs/batch_size/x.npy: found"),
+        ("encode", "runs/batch_size: found", "runs/batch_size: found"),
     ],
 )
 def test_parameters_are_options(command: str, message: str, expected: str) -> None:
     assert in_options(message, main.commands[command], {"embedfilter fit": fit}).startswith(
         expected
     )
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message", "expected"),
+    [
+        (["fit", "base"], "base: tensor 'a'", "base: tensor 'a'"),
+        (["fit", "./base"], "base: pass tensor= with", "base: pass --tensor with"),
+        (["fit", "a", "--base=base"], "base: found", "base: found"),
+        (["fit", "n_threads"], "a: found n_threads", "a: found n_threads"),
+        (["fit", "a n_threads b"], "a n_threads b: found", "a n_threads b: found"),
+        (["fit", "tensor=A"], "tensor=A: found n_threads", "tensor=A: found --threads"),
+        # Typed, but not what the message is of.
+        (["fit", "a", "--ratio", "4"], "ratio: expected", "--ratio: expected"),
+        (["fit", "base", "-o", "f"], "pass base= with", "pass --base with"),
+        (["fit", "a", "--components", "9"], "found n_components=9", "found --components 9"),
+        (["evaluate", "X.npy"], "X: expected", "EMBEDDINGS: expected"),
+    ],
+)
+def test_what_was_typed_stays(arguments: list[str], message: str, expected: str) -> None:
+    command = main.commands[arguments[0]]
+    assert in_options(message, command, {"embedfilter fit": fit}, arguments) == expected
+
+
+def test_files_with_names_of_parameters(
+    checkpoint: Path, filter_file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    Path("n_components").mkdir()
+    for path in (Path("n_components/bad.npy"), Path("base")):
+        path.write_bytes(b"none")
+    path = "n_components/bad.npy"
+    assert failure("apply", filter_file, path, "o.npy").startswith(f"embedfilter: error: {path}: ")
+    assert failure("fit", "base", "-o", "o.safetensors").startswith("embedfilter: error: base: ")
 
 
 def test_no_command_is_told_python_names(
@@ -133,6 +169,7 @@ def test_numbers_of_rows_that_are_none(tmp_path: Path) -> None:
         assert "'--rows': 0 is not in the range x>=1" in run(*arguments, *output, status=2).stderr
 
 
+@pytest.mark.long
 def test_a_number_of_threads_that_is_none(checkpoint: Path, tmp_path: Path) -> None:
     arguments = ("fit", checkpoint, "-o", tmp_path / "f.safetensors")
     for text, count in (("many", 1), ("0", 1), ("", 0), ("1", 0)):
@@ -142,6 +179,7 @@ def test_a_number_of_threads_that_is_none(checkpoint: Path, tmp_path: Path) -> N
         assert len(done.stderr.splitlines()) == count
 
 
+@pytest.mark.long
 def test_no_progress_where_nobody_sees_it(filter_file: Path, X: NDArray, tmp_path: Path) -> None:
     """Standard error is no terminal here."""
     np.save(tmp_path / "x.npy", X[:60])

@@ -219,7 +219,13 @@ def open_parquet(path: Path, where: str) -> ArrowTable:
 
 
 def open_partitions(folder: Path, files: list[Path]) -> ArrowTable:
-    """Open Parquet files in folders named NAME=VALUE, which become columns, too."""
+    """Open Parquet files in folders named NAME=VALUE, which become columns, too.
+
+    Raises
+    ------
+    EmbedFilterError
+        If the files' columns differ: the data set would have those of the first file only.
+    """
     import pyarrow.dataset as ds  # noqa: PLC0415 - takes a moment to load
 
     where = str(folder)
@@ -230,6 +236,20 @@ def open_partitions(folder: Path, files: list[Path]) -> ArrowTable:
             partitioning=ds.partitioning(flavor="hive"),
             partition_base_dir=where,
         )
+        fragments = list(dataset.get_fragments())
+        first = fragments[0].physical_schema
+        for fragment in fragments:
+            schema = fragment.physical_schema
+            if schema.names != first.names:
+                raise EmbedFilterError(
+                    f"{fragment.path}: expected the columns of {fragments[0].path},"
+                    f" {first.names}, found {schema.names}"
+                )
+            if not schema.equals(first):
+                raise EmbedFilterError(
+                    f"{fragment.path}: expected columns of the types of {fragments[0].path},"
+                    " found others"
+                )
         n_rows = dataset.count_rows()
         table = ArrowTable(where, "parquet", dataset.schema, contextlib.ExitStack(), n_rows=n_rows)
     table._source = _Partitions(dataset)

@@ -159,15 +159,26 @@ class ArrowOutput:
 def _with_length(schema: pa.Schema, n_rows: int | None) -> pa.Schema:
     """Return a schema whose range of pandas' index is as long as all rows: the first file's was.
 
-    pandas drops an index, and its name, whose length is not that of the table.
+    pandas drops an index, and its name, whose length is not that of the table. What pandas would
+    not have written stays as it is.
     """
     metadata = schema.metadata or {}
     if n_rows is None or b"pandas" not in metadata:
         return schema
-    told = json.loads(metadata[b"pandas"])
-    for index in told.get("index_columns", ()):
-        if isinstance(index, dict) and index.get("kind") == "range":
-            index["stop"] = index["start"] + n_rows * index["step"]
+    try:
+        told = json.loads(metadata[b"pandas"])
+        ranges = [
+            index
+            for index in told["index_columns"]
+            if isinstance(index, dict) and index["kind"] == "range"
+        ]
+        steps = [(index["start"], index["step"]) for index in ranges]
+    except (ValueError, TypeError, KeyError):
+        return schema
+    if not all(type(number) is int for step in steps for number in step):
+        return schema
+    for index, (start, step) in zip(ranges, steps, strict=True):
+        index["stop"] = start + n_rows * step
     return schema.with_metadata({**metadata, b"pandas": json.dumps(told).encode()})
 
 

@@ -81,7 +81,7 @@ def open_table(paths: Sequence[str | Path], key: str | None = None) -> Table:
     for given in paths:
         path = Path(given)
         is_folder = str(path) != "-" and path.is_dir()
-        if is_folder and len(paths) == 1 and any(_PARTITION.match(p.name) for p in path.iterdir()):
+        if is_folder and len(paths) == 1 and _is_partitioned(path):
             from embedfilter.files.tables import arrow  # noqa: PLC0415 - needs pyarrow
 
             refuse_key(str(path), key)
@@ -137,11 +137,7 @@ def _by_ending(path: Path) -> str | None:
 
 def _files_of(folder: Path) -> list[Path]:
     """Return the files of embeddings in a folder, in the order of their numbers and names."""
-    found = [
-        path
-        for path in folder.iterdir()
-        if path.is_file() and path.name[0] not in "._" and _by_ending(path) is not None
-    ]
+    found = [path for path in folder.iterdir() if _is_embeddings(path)]
     if not found:
         raise EmbedFilterError(
             f"{folder}: not a regular file: expected one, found a folder"
@@ -156,14 +152,26 @@ def _files_of(folder: Path) -> list[Path]:
     return sorted(found, key=lambda path: _natural(path.name))
 
 
+def _is_embeddings(path: Path) -> bool:
+    return path.is_file() and path.name[0] not in "._" and _by_ending(path) is not None
+
+
+def _is_partitioned(folder: Path) -> bool:
+    """Tell whether a folder's files are in folders named NAME=VALUE, and none beside them."""
+    inside = list(folder.iterdir())
+    return any(_PARTITION.match(path.name) and path.is_dir() for path in inside) and not any(
+        _is_embeddings(path) for path in inside
+    )
+
+
 def _partition_files(folder: Path) -> list[Path]:
     """Return the Parquet files of a folder whose folders are named NAME=VALUE, in order."""
     found = [
         path
         for path in folder.rglob("*")
-        if _by_ending(path) == "parquet"
+        if _is_embeddings(path)
+        and _by_ending(path) == "parquet"
         and not any(part[0] in "._" for part in path.relative_to(folder).parts)
-        and path.is_file()
     ]
     if not found:
         raise EmbedFilterError(

@@ -27,7 +27,6 @@ _BOM = b"\xef\xbb\xbf"
 _SMALLER = 8
 _TEXT = "text"
 _DEEPEST = 4  # columns in columns that are looked into
-_SEVERAL = "; of several in a line jq -c '.{}[]' makes lines"
 
 
 @contextlib.contextmanager
@@ -217,14 +216,36 @@ def _taken(value: Any, way: tuple[str, ...]) -> tuple[Any, Any]:
     return found, copy
 
 
-def _ways(value: Any, before: tuple[str, ...], deepest: int) -> Iterator[str]:
-    """Iterate over the ways to lists of numbers with fractions."""
+def _ways(
+    value: Any, before: tuple[str | int, ...], deepest: int
+) -> Iterator[tuple[str | int, ...]]:
+    """Iterate over the ways to lists of numbers with fractions, none by a key with a dot."""
     if _is_numbers(value) and any(type(number) is float for number in value):
-        yield ".".join(before)
+        yield before
     elif deepest and isinstance(value, (dict, list)):
         items = value.items() if isinstance(value, dict) else enumerate(value)
         for key, inner in items:
-            yield from _ways(inner, (*before, str(key)), deepest - 1)
+            if "." not in str(key):
+                yield from _ways(inner, (*before, key), deepest - 1)
+
+
+def _advice(ways: list[tuple[str | int, ...]]) -> str:
+    """Return how to get at a list of numbers inside of others, of which there may be another."""
+    columns = [".".join(map(str, way)) for way in ways]
+    if len(ways) == 1:
+        return f"--column {columns[0]}"
+    n = next(i for i, (one, other) in enumerate(zip(*ways, strict=False)) if one != other)
+    if not isinstance(ways[0][n], int):
+        return f"--column {columns[0]} or {columns[1]}"
+    way = "".join(_jq_step(step) for step in ways[0][:n])
+    row = "" if len(ways[0]) > n + 1 else " | {embedding: .}"
+    return f"--column {columns[0]}; of several in a line jq -c '{way}[]{row}' makes lines"
+
+
+def _jq_step(step: str | int) -> str:
+    if isinstance(step, int):
+        return f"[{step}]"
+    return f".{step}" if re.fullmatch(r"[A-Za-z_]\w*", step, re.ASCII) else f".{json.dumps(step)}"
 
 
 class JsonLines(RecordsTable):
@@ -245,26 +266,32 @@ class JsonLines(RecordsTable):
             if _taken(first, self._way)[0] is not None:
                 return wanted
         if wanted is None and not any(_is_numbers(number_list(v)) for v in first.values()):
-            ways = list(itertools.islice(_ways(first, (), _DEEPEST), 2))
+            free = (w for w in _ways(first, (), _DEEPEST) if ".".join(map(str, w)) not in first)
+            ways = list(itertools.islice(free, 2))
             if ways:
                 raise EmbedFilterError(
                     f"{self.where}: expected one column of lists of numbers, found it inside of"
-                    f" {listed(first)}: --column {ways[0]}"
-                    + _SEVERAL.format(ways[0].partition(".")[0])
-                    * (len(ways) > 1)
+                    f" {listed(first)}: {_advice(ways)}"
                 )
         return super().embedding_column(wanted)
 
     def parts(self, n_rows: int) -> Iterator[Part]:
         """Iterate over the rows, of which a column inside of others is taken out."""
+        name, first = ".".join(self._way), 0
         for part in super().parts(n_rows):
             if not self._way:
                 yield part
                 continue
             rows = []
-            for row in part.records(None):
+            for number, row in enumerate(part.records(None), first):
+                if name in row:
+                    raise EmbedFilterError(
+                        f"{self.where}: expected {name!r} inside of other keys, as in the first"
+                        f" row, found a key of that name in row {number}"
+                    )
                 value, rest = _taken(row, self._way)
-                rows.append({**rest, ".".join(self._way): value})
+                rows.append({**rest, name: value})
+            first += len(rows)
             yield RecordsPart(rows)
 
     def _read(self) -> Iterator[dict[str, Any]]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import gzip
 import json
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -76,3 +77,58 @@ def test_a_safetensors_header_has_room_for_any_number_of_rows(tmp_path: Path, le
                 done += len(part)
     (found,) = load_file(path).values()
     np.testing.assert_array_equal(found, rows)
+
+
+@pytest.mark.parametrize(
+    ("row", "advice"),
+    [
+        ({"response": {"data": [{"e": [0.5]}]}}, "--column response.data.0.e"),
+        (
+            {"response": {"data": [{"e": [0.5]}, {"e": [1.5]}]}},
+            "--column response.data.0.e; of several in a line jq -c '.response.data[]' makes lines",
+        ),
+        (
+            {"a": [{"my key": [[0.5], [1.5]]}]},
+            "--column a.0.my key.0; of several in a line"
+            " jq -c '.a[0].\"my key\"[] | {embedding: .}' makes lines",
+        ),
+        (
+            {"data": [[0.5], [1.5]]},
+            "--column data.0; of several in a line jq -c '.data[] | {embedding: .}' makes lines",
+        ),
+        ({"q": {"e": [0.5]}, "d": {"e": [0.5]}}, "--column q.e or d.e"),
+        ({"a": {"b.c": [0.5], "d": [0.5]}}, "--column a.d"),
+        ({"a": {"b": [0.5], "d": [0.5]}, "a.b": 3}, "--column a.d"),
+    ],
+)
+def test_the_advice_for_keys_inside_of_others(
+    tmp_path: Path, row: dict[str, Any], advice: str
+) -> None:
+    path = tmp_path / "x.jsonl"
+    path.write_text(json.dumps(row))
+    with open_table([path]) as table:
+        with pytest.raises(EmbedFilterError) as raised:
+            table.embedding_column(None)
+        assert str(raised.value).endswith(f": {advice}")
+        column = advice.removeprefix("--column ").partition(";")[0].partition(" or ")[0]
+        name = table.embedding_column(column)
+        (part,) = table.parts(100)
+        assert part.array(name, "", 0, None).tolist() == [[0.5]]
+
+
+def test_keys_with_dots_inside_of_others(tmp_path: Path) -> None:
+    """No --column leads to them, so that none is advised."""
+    path = tmp_path / "x.jsonl"
+    path.write_text('{"a": {"b.c": [0.5]}}')
+    with open_table([path]) as table, pytest.raises(EmbedFilterError, match="found none among 'a'"):
+        table.embedding_column(None)
+
+
+def test_a_later_key_of_the_name_of_the_way(tmp_path: Path) -> None:
+    path = tmp_path / "x.jsonl"
+    lines = ['{"a": {"b": [0.5]}}'] * 30
+    path.write_text("\n".join([*lines, '{"a": {"b": [0.5]}, "a.b": "kept?"}']))
+    with open_table([path]) as table:
+        table.embedding_column("a.b")
+        with pytest.raises(EmbedFilterError, match=r"x\.jsonl: .*a key of that name in row 30$"):
+            list(table.parts(80))
