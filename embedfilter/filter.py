@@ -22,6 +22,7 @@ from embedfilter.arrays.embeddings import (
 from embedfilter.arrays.frozen import frozen
 from embedfilter.errors import CheckpointError
 from embedfilter.files.messages import origin_of_width, source_name
+from embedfilter.fitting.calibration import warn_of_length
 from embedfilter.fitting.cuts import SpectrumError
 from embedfilter.fitting.kinds import KINDS, resolve_n_components
 from embedfilter.threads import resolve_n_threads
@@ -273,6 +274,8 @@ class EmbedFilter:
             values over 65504 that are not normalised.
         """
         given, array = as_embeddings(X, self.n_features_in, origin=self._origin)
+        if self.mean is not None:
+            warn_of_length(self, array)
         dtype = output_dtype(precision)
         if ranges is None and normalize and precision in ("int8", "uint8"):
             ranges = self.ranges

@@ -56,7 +56,10 @@ __all__ = ["calibrate"]
 )
 @template_option
 @click.option(
-    "--unit", is_flag=True, help="Scale the words' embeddings to unit length, as EMBEDDINGS are."
+    "--unit/--raw",
+    default=None,
+    help="Whether the words' embeddings are scaled to unit length, as those must be that the filter"
+    " is for.  [default: as EMBEDDINGS are; without them --unit, as `encode` writes]",
 )
 @revision_option
 @column_option
@@ -73,7 +76,7 @@ def calibrate(
     key: str | None,
     vocabulary: str | None,
     template: str | None,
-    unit: bool,
+    unit: bool | None,
     revision: str | None,
     n_threads: int | None,
     as_json: bool,
@@ -93,8 +96,10 @@ def calibrate(
 
     if embeddings is None and vocabulary is None:
         raise EmbedFilterError("expected EMBEDDINGS, or --vocabulary MODEL, or both, found none")
-    if vocabulary is None and (unit or revision is not None):
-        raise EmbedFilterError("--unit, --revision: expected --vocabulary beside them, found none")
+    if vocabulary is None and (unit is not None or revision is not None):
+        raise EmbedFilterError(
+            "--unit, --raw, --revision: expected --vocabulary beside them, found none"
+        )
     if embeddings is not None and is_same_file(output, embeddings):
         raise EmbedFilterError(
             f"{output}: expected an output apart from the embeddings, found the file {embeddings}"
@@ -127,10 +132,13 @@ def calibrate(
     sample: Any = statistics
     prior = None
     if vocabulary is not None:
+        from embedfilter.fitting.calibration import is_unit  # noqa: PLC0415
         from embedfilter.integrations.encoder import vocabulary_sample  # noqa: PLC0415
         from embedfilter.integrations.sentence_transformers import check_matrix  # noqa: PLC0415
 
         check_matrix(f, vocabulary, vocabulary, revision=revision)
+        if unit is None:
+            unit = embeddings is None or is_unit(statistics.length())
         words = vocabulary_sample(
             vocabulary, template=template, normalize=unit, revision=revision, progress=on_terminal()
         )

@@ -142,10 +142,7 @@ def evaluate(
     if base is not None:
         source = as_source(base, source, encode_with)
     if encode_with is not None:
-        from embedfilter.integrations.encoder import template_for  # noqa: PLC0415 - an extra
-
-        template = template_for(encode_with, template)
-        X, queries, of_model = encoded(
+        X, queries, of_model, template = encoded(
             X, queries, encode_with, template, progress=progress, with_words=words is None
         )
         words = of_model if words is None else words

@@ -58,11 +58,11 @@ def as_task(
 
 
 def encoded(
-    X: Any, queries: Any, model: Any, template: str, *, progress: bool, with_words: bool
-) -> tuple[Any, Any, Any]:
+    X: Any, queries: Any, model: Any, template: str | None, *, progress: bool, with_words: bool
+) -> tuple[Any, Any, Any, str]:
     """Return embeddings of texts, X and queries, and perhaps of its words, by a language model.
 
-    Unfiltered. Words are None where its vocabulary has none.
+    Unfiltered. Words are None where its vocabulary has none. The last is the template.
     """
     lists = X if isinstance(X, tuple) else (X,)
     for name, texts in (*(("X", texts) for texts in lists), ("queries", queries)):
@@ -70,13 +70,17 @@ def encoded(
             isinstance(texts, str) or not all(isinstance(text, str) for text in texts)
         ):
             raise TypeError(f"{name}: expected a list of texts to encode, found {type(texts)}")
-    from embedfilter.integrations.encoder import encoder  # noqa: PLC0415 - it needs an extra
+    from embedfilter.integrations.encoder import (  # noqa: PLC0415 - it needs an extra
+        encoder,
+        template_for,
+    )
     from embedfilter.integrations.vocabulary_words import (  # noqa: PLC0415
         N_WORDS,
         embedded_words,
         vocabulary_words,
     )
 
+    template = template_for(model, template)
     embed = encoder(model, template=template, ratio=1, normalize=False)
     rows = tuple(embed.encode(list(texts), show_progress_bar=progress) for texts in lists)
     found = None if queries is None else embed.encode(list(queries), show_progress_bar=progress)
@@ -90,7 +94,7 @@ def encoded(
             batch_size=32,
             progress=progress,
         )
-    return rows if isinstance(X, tuple) else rows[0], found, words
+    return rows if isinstance(X, tuple) else rows[0], found, words, template
 
 
 def as_words(words: Any, d: int) -> _Rows | None:

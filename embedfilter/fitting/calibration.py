@@ -15,12 +15,20 @@ from numpy.typing import ArrayLike, NDArray
 from embedfilter import _core
 from embedfilter.arrays.embeddings import as_embeddings, bad_rows_message
 from embedfilter.arrays.vocabulary_sample import description_of
+from embedfilter.errors import warn_user
 from embedfilter.files.messages import origin_of_width
 from embedfilter.fitting.kinds import check_n_components
 from embedfilter.fitting.spectrum import with_signs
 from embedfilter.threads import resolve_n_threads
 
-__all__ = ["SampleStatistics", "calibrate"]
+__all__ = [
+    "SampleStatistics",
+    "are_alike",
+    "calibrate",
+    "calibrated_length",
+    "is_unit",
+    "warn_of_length",
+]
 
 # The variances are pulled towards their mean by so many times it before they are divided by:
 # with whitening alone, the many small ones would drown the few that tell topics apart. Those of
@@ -36,6 +44,12 @@ _MEAN_OF_WORDS = 0.5
 _MOST_LEFT_OF_MEAN = 2.0
 # Rows as which a prior's covariance counts.
 _PRIOR_ROWS = 300
+# Rows so many times as long as others, or as short, are not scaled alike; and how many are looked
+# at.
+_FAR_LENGTH = 10.0
+_ROWS_LOOKED_AT = 64
+_UNIT = 1e-2  # so near to 1 are unit rows in half precision
+_LENGTH = "calibration_row_length"
 # Variance, as a share of the mean square, under which it is rounding.
 _NO_VARIANCE = 1e-12
 # Rows that are kept for the ranges of int8 and uint8, and the least that these reach either
@@ -100,6 +114,7 @@ class SampleStatistics:
         self._moments = np.zeros((p + 1, p + 1))
         # Of the embeddings themselves, not as the filter sees them.
         self._sum = np.zeros(f.n_features_in)
+        self._squares = 0.0  # of their lengths, added up
         self._gram: _core.Gram | None = None
         # The rows whose marks are the least of all: the same ones whatever the order.
         self._sample: NDArray[np.float32] = np.empty((0, p), np.float32)
@@ -150,6 +165,8 @@ class SampleStatistics:
             # float32, as which the filter takes them, whatever holds them.
             rounded = block.astype(np.float32).astype(np.float64)
             self._sum = np.add.reduce(np.vstack([self._sum, rounded]))
+            squares = np.einsum("ij,ij->i", rounded, rounded)
+            self._squares = float(np.cumsum([self._squares, *squares])[-1])
             self.n_rows += len(rows)
             self._keep(rows, _marks(rows))
 
@@ -173,6 +190,7 @@ class SampleStatistics:
         total.n_rows = self.n_rows + other.n_rows
         total._moments = self.moments() + other.moments()
         total._sum = self._sum + other._sum
+        total._squares = self._squares + other._squares
         total._keep(self._sample, self._marks)
         total._keep(other._sample, other._marks)
         return total
@@ -201,6 +219,10 @@ class SampleStatistics:
     def centre(self) -> NDArray[np.float64]:
         """Return the mean of the embeddings, (d,)."""
         return np.asarray(self._sum / self.n_rows)
+
+    def length(self) -> float:
+        """Return the length of the embeddings, in root mean square."""
+        return float(np.sqrt(self._squares / self.n_rows)) if self.n_rows else 0.0
 
     def sample(self) -> NDArray[np.float32]:
         """Return some of the filtered rows, (up to 1024, p): the same ones in any order."""
@@ -242,6 +264,11 @@ def calibrate(
     if prior is not None:
         words = _statistics(f, prior, n_threads, "prior")
         mean, covariance = _with_prior(own_mean, covariance, n, words)
+        if not are_alike(words.length(), statistics.length()):
+            raise ValueError(
+                f"prior: expected rows of a length of about {statistics.length():.2g}, as the"
+                f" sample's, found {words.length():.2g}: scale both to unit length, or neither"
+            )
         shrinkage = 0.0
         told["calibration_prior"] = description_of(prior) or f"{words.n_rows} rows"
     elif description_of(X_sample):
@@ -276,6 +303,7 @@ def calibrate(
             "calibration_whitening": repr(float(whitening)),
             "calibration_shrinkage": f"{shrinkage:.6g}",
             "calibration_length": f"{np.linalg.norm(deviations):.6g}",
+            _LENGTH: f"{statistics.length():.6g}",
             **told,
         },
         # Outside of what the filter keeps all of the mean is taken off: what is left of it would
@@ -283,6 +311,47 @@ def calibrate(
         "mean": (statistics.centre() + (mean - own_mean) @ P).astype(np.float32),
         "ranges": ranges,
     }
+
+
+def calibrated_length(f: Filter) -> float | None:
+    """Return the length of the rows that a filter was calibrated on, as far as it is known."""
+    try:
+        return None if f.mean is None else float(f.metadata[_LENGTH])
+    except (KeyError, ValueError):
+        return None
+
+
+def warn_of_length(f: Filter, X: NDArray[Any]) -> None:
+    """Warn if rows (n, d) are far longer or shorter than those that a filter was calibrated on.
+
+    The mean is subtracted from them: of unit rows that of others, as long as they are, leaves
+    nothing but itself.
+    """
+    expected = calibrated_length(f)
+    if expected is None or not len(X):
+        return
+    first = X[0].astype(np.float32)
+    if are_alike(float(np.sqrt(first @ first)), expected):
+        return
+    some = X[:: -(-len(X) // _ROWS_LOOKED_AT)].astype(np.float64)
+    lengths = np.linalg.norm(some, axis=1)
+    lengths = lengths[lengths > 0]
+    if len(lengths) and not are_alike(found := float(np.median(lengths)), expected):
+        warn_user(
+            f"X: expected rows of a length of about {expected:.2g}, as those that the filter was"
+            f" calibrated on, found {found:.2g}: one or the other were scaled to unit length, and"
+            " the result means little"
+        )
+
+
+def is_unit(length: float) -> bool:
+    """Tell whether rows of this length, in root mean square, are scaled to unit length."""
+    return abs(length - 1) < _UNIT
+
+
+def are_alike(a: float, b: float) -> bool:
+    """Tell whether rows of these lengths may be scaled alike."""
+    return b / _FAR_LENGTH <= a <= b * _FAR_LENGTH
 
 
 def _statistics(f: Filter, sample: Any, n_threads: int | None, name: str) -> SampleStatistics:

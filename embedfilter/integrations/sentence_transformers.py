@@ -25,6 +25,7 @@ from embedfilter.checkpoints.sentence_transformers import FILTER, MODULES, read_
 from embedfilter.errors import HeadError, warn_user
 from embedfilter.files.folder import Folder
 from embedfilter.files.json_file import read_json
+from embedfilter.fitting.calibration import are_alike, calibrated_length, is_unit
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -205,12 +206,24 @@ def _check_values(f: EmbedFilter, W: Unembedding, name: str) -> None:
 # ---- The two modules -------------------------------------------------------------------------
 
 
+def _warn_of_unit_rows(f: EmbedFilter, name: str) -> None:
+    """Warn of a filter that was calibrated on other rows than a model's, of unit length."""
+    length = calibrated_length(f)
+    if length is not None and not are_alike(length, 1.0):
+        warn_user(
+            f"{name}: its embeddings have unit length before the filter, which was calibrated on"
+            f" rows of a length of about {length:.2g}: calibrate it on rows of unit length"
+        )
+
+
 def _extend_folder(f: EmbedFilter, folder: Path) -> None:
     """Write the modules' folders, and name them in modules.json."""
     from safetensors.numpy import save_file  # noqa: PLC0415 - only where a file is written
 
     listed = folder / MODULES
     modules = json.loads(listed.read_text(encoding="utf-8"))
+    if modules and modules[-1]["type"].endswith(".Normalize"):
+        _warn_of_unit_rows(f, "model")
     for module in modules:
         module["type"] = _KNOWN.get(module["type"], module["type"])
     number = len(modules)
@@ -280,9 +293,18 @@ def append_filter(f: EmbedFilter, model: Any, *, normalize: bool = True) -> None
         init_weight=torch.from_numpy(f.components.copy()),
         init_bias=None if bias is None else torch.from_numpy(bias),
     )
+    length = calibrated_length(f)
+    if _ends_in_unit_rows(model):
+        _warn_of_unit_rows(f, "model")
+    elif length is not None and is_unit(length):
+        model.append(Normalize())  # the mean is that of unit rows
     model.add_module(FILTER, dense.to(device=parameter.device, dtype=parameter.dtype))
     if normalize:
         model.append(Normalize())
+
+
+def _ends_in_unit_rows(model: Any) -> bool:
+    return type(model[-1]).__name__ == "Normalize"
 
 
 def _opened(model: Any) -> Any:

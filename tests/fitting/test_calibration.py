@@ -422,6 +422,26 @@ def test_a_prior_that_is_none(f: EmbedFilter) -> None:
             f.calibrate(X, prior=prior)
 
 
+def test_rows_that_are_scaled_otherwise(f: EmbedFilter) -> None:
+    """Unit rows less the mean of long ones are that mean, all alike."""
+    rows = X / np.linalg.norm(X, axis=1, keepdims=True)
+    raw, unit = f.calibrate(X), f.calibrate(rows)
+    assert float(raw.metadata["calibration_row_length"]) > 50
+    assert unit.metadata["calibration_row_length"] == "1"
+    for g, given in ((raw, rows), (unit, X), (raw, rows[0]), (unit, X.astype(np.float16))):
+        with pytest.warns(UserWarning, match=r"^X: expected rows of a length of about .*, found"):
+            g.transform(given)
+    raw.transform(X), unit.transform(rows), unit.transform(np.zeros((3, D), np.float32))
+    odd = X.copy()
+    odd[0] = 0
+    raw.transform(odd)  # one row tells nothing
+    with pytest.raises(ValueError, match=r"^prior: expected rows of a length of about 1, as"):
+        f.calibrate(rows, prior=words())
+    parts = f.statistics().add(X[:7]) + f.statistics().add(X[7:])
+    length = float(f.calibrate(parts).metadata["calibration_row_length"])
+    assert length == pytest.approx(np.sqrt(np.mean(np.sum(np.square(X, dtype=float), 1))), rel=1e-5)
+
+
 # ---- a real model -----------------------------------------------------------
 
 

@@ -247,6 +247,20 @@ def test_a_saved_model_keeps_its_scale(folder: Path, tmp_path: Path) -> None:
         embedfilter.encoder(tmp_path, normalize=False, device="cpu")
 
 
+def test_a_filter_of_unit_rows_gets_them(folder: Path, f: EmbedFilter, tmp_path: Path) -> None:
+    """A filter that was calibrated on unit rows, and one on rows as they are, in the model."""
+    raw = embedfilter.encoder(folder, ratio=1, normalize=False, device="cpu").encode(TEXTS * 4)
+    rows = raw + np.random.default_rng(0).standard_normal(raw.shape).astype(np.float32) / 4
+    unit = rows / np.linalg.norm(rows, axis=1, keepdims=True)
+    for sample, scaled in ((rows, raw), (unit, raw / np.linalg.norm(raw, axis=1, keepdims=True))):
+        g = f.calibrate(sample, n_components=16)
+        model = embedfilter.encoder(folder, filter=g, device="cpu")
+        np.testing.assert_allclose(model.encode(TEXTS * 4), g.transform(scaled), atol=2e-5)
+        model.save_pretrained(str(tmp_path / str(len(model))))
+        again = embedfilter.encoder(tmp_path / str(len(model)), device="cpu")
+        np.testing.assert_allclose(again.encode(TEXTS), model.encode(TEXTS), atol=1e-6)
+
+
 def test_a_prompt_and_a_filter_of_ones_own(folder: Path, f: EmbedFilter) -> None:
     model = embedfilter.encoder(folder, filter=f.truncate(20), device="cpu")
     whole = embedfilter.encoder(folder, device="cpu")
