@@ -51,7 +51,7 @@ __all__ = ["calibrate"]
     "--vocabulary",
     metavar="MODEL",
     type=CHECKPOINT,
-    help="Calibrate on words of this model's vocabulary, which it embeds in about a minute; with"
+    help="Calibrate on words of this model's vocabulary, which it embeds in some minutes; with"
     " EMBEDDINGS, too, on both: their covariance is shrunk towards that of the words.",
 )
 @template_option

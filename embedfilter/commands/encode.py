@@ -90,13 +90,14 @@ def encode(
     import numpy as np  # noqa: PLC0415 - commands import what they need
     from tqdm import tqdm  # noqa: PLC0415
 
+    from embedfilter.checkpoints.locating import hub_name  # noqa: PLC0415
+    from embedfilter.files.folder import exists  # noqa: PLC0415
     from embedfilter.files.lines import open_texts, part_texts  # noqa: PLC0415
     from embedfilter.files.tables.base import EMBEDDING, Layout  # noqa: PLC0415
     from embedfilter.files.tables.outputs import (  # noqa: PLC0415
         check_output,
         open_output,
     )
-    from embedfilter.integrations.encoder import encoder  # noqa: PLC0415
 
     format_ = check_output(str(output), "npy")  # found out before the work, not after
     table, name = open_texts(texts, column)
@@ -113,7 +114,11 @@ def encode(
         )
     if device is not None:
         _check_device(device)
+    if not exists(Path(model)):
+        hub_name(model)
     start = time.perf_counter()
+    from embedfilter.integrations.encoder import encoder  # noqa: PLC0415 - takes seconds
+
     embed = encoder(
         model,
         template=template,

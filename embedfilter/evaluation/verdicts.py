@@ -110,8 +110,9 @@ def advise(scores: dict[Key, Measure], filters: Iterable[str], measure: str) -> 
     """Recommend methods from their scores.
 
     A filter is recommended where it is better than no filter, or not worse and better than
-    every way to cut dimensions that knows nothing, and PCA is not better than it; one that was
-    calibrated on rows where it is not worse than no filter, and better than PCA on the same rows.
+    every way to cut dimensions that knows nothing; where PCA is not better than it, and no such
+    cut of the same size ahead of it, surely or not. One that was calibrated on rows is where it
+    is not worse than no filter, and better than PCA on the same rows.
 
     Parameters
     ----------
@@ -211,11 +212,16 @@ class _Judge:
     def helps(self, name: str, k: int) -> bool:
         """Tell whether a filter, calibrated or not, does what cheaper ways do not."""
         verdict = self.against_none(name, k).verdict
-        if verdict == WORSE or self.beats(PCA_NAME, name, k):
+        if verdict == WORSE or self.beats(PCA_NAME, name, k) or self.is_behind_a_cut(name, k):
             return False
         if name == CALIBRATED:
             return self.beats(name, PCA_NAME, k)
         return verdict == BETTER or all(self.beats(name, control, k) for control in CONTROLS)
+
+    def is_behind_a_cut(self, name: str, k: int) -> bool:
+        """Tell whether cutting dimensions without a filter comes to more, however sure that is."""
+        cuts = [self.scores[cut, k].value for cut in CONTROLS if (cut, k) in self.scores]
+        return self.scores[name, k].value < max(cuts, default=-np.inf)
 
     def best(self, ours: list[str]) -> dict[int, str]:
         """Return the best method for each dimension.

@@ -180,7 +180,7 @@ def encoder(
         This one instead, fitted, and perhaps calibrated, before; or the file of one.
     calibrate : {"vocabulary"}, optional
         Calibrate the filter on words of the model's own vocabulary (`vocabulary_sample`), which
-        takes about a minute on a processor, and no data. For texts of one's own see
+        takes one to three minutes on two cores, and no data. For texts of one's own see
         `EmbedFilter.calibrate`.
     base : path or id, optional
         Fit the filter to the head of this model instead, which `model` was made of: for embedding

@@ -502,9 +502,9 @@ def test_the_command_takes_relevances_and_one_source(head: NDArray, tmp_path: Pa
 def test_what_ties_with_pca_is_advised_unless_it_was_fitted_to_the_rows() -> None:
     draws = np.random.default_rng(0).normal(0, 0.001, 200)
 
-    def scores(name: str, value: float, pca: float) -> dict[Key, Measure]:
+    def scores(name: str, value: float, pca: float, cut: float = 0.4) -> dict[Key, Measure]:
         at = {"no filter": (32, 0.5), "PCA": (8, pca), name: (8, value)}
-        at |= {"first coordinates": (8, 0.4), "random directions": (8, 0.4)}
+        at |= {"first coordinates": (8, cut), "random directions": (8, 0.4)}
         return {
             (method, k): Measure(mean, mean + np.roll(draws, i))
             for i, (method, (k, mean)) in enumerate(at.items())
@@ -522,6 +522,7 @@ def test_what_ties_with_pca_is_advised_unless_it_was_fitted_to_the_rows() -> Non
         advice = advise(scores(name, value, pca), ["edge"], "x")
         assert advice.use_filter is is_advised, (name, value, pca)
         assert (advice.method == (name, 8)) is is_advised
+    assert advise(scores("edge", 0.6, 0.5, cut=0.6005), ["edge"], "x").use_filter is False
 
 
 def test_the_advised_commands_make_what_was_judged(tmp_path: Path) -> None:
