@@ -390,6 +390,7 @@ ARRAYS = [
     HostileSource(34, "empty", _file("a.npy", b""), "it to start with b'.*', found an empty file"),
     HostileSource(34, "header-cut", _file("a.npy", b"\x93NUMPY\x01\x00"), "found a damaged one"),
     HostileSource(34, "header-tokens", _file("a.npy", npy(b"{'shape': (((( ]\n")), "damaged one"),
+    HostileSource(34, "header-list", _file("a.npy", npy(b"{[]: 3}\n")), "found a damaged one"),
     HostileSource(34, "header-nested", _file("a.npy", npy(b"(" * 9000)), "found a damaged one"),
     HostileSource(34, "header-code", _file("a.npy", npy(b"__import__('os').abort()")), "damaged"),
     HostileSource(34, "header-of-4-gib", _file("a.npy", npy(b"{", length=(1 << 32) - 1)),

@@ -181,6 +181,7 @@ def read_npy_header(file: BinaryIO, where: str) -> tuple[tuple[int, ...], bool, 
         shape, fortran_order, dtype = read(file, max_header_size=_MAX_HEADER_TEXT)
     except (
         ValueError,
+        TypeError,  # of {[]: 3}
         EOFError,
         tokenize.TokenError,
         SyntaxError,
