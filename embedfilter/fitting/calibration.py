@@ -330,12 +330,12 @@ def warn_of_length(f: Filter, X: NDArray[Any]) -> None:
     expected = calibrated_length(f)
     if expected is None or not len(X):
         return
-    first = X[0].astype(np.float32)
+    first = X[0].astype(np.float64)
     if are_alike(float(np.sqrt(first @ first)), expected):
         return
     some = X[:: -(-len(X) // _ROWS_LOOKED_AT)].astype(np.float64)
     lengths = np.linalg.norm(some, axis=1)
-    lengths = lengths[lengths > 0]
+    lengths = lengths[(lengths > 0) & np.isfinite(lengths)]
     if len(lengths) and not are_alike(found := float(np.median(lengths)), expected):
         warn_user(
             f"X: expected rows of a length of about {expected:.2g}, as those that the filter was"

@@ -435,6 +435,9 @@ def test_rows_that_are_scaled_otherwise(f: EmbedFilter) -> None:
     odd = X.copy()
     odd[0] = 0
     raw.transform(odd)  # one row tells nothing
+    odd[:] = np.nan
+    with pytest.raises(ValueError, match="found NaN"):
+        raw.transform(odd)
     with pytest.raises(ValueError, match=r"^prior: expected rows of a length of about 1, as"):
         f.calibrate(rows, prior=words())
     parts = f.statistics().add(X[:7]) + f.statistics().add(X[7:])
