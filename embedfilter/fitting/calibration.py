@@ -5,6 +5,7 @@ Where the settings come from, and what they are worth, is in docs/calibration.md
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from numbers import Real
 from typing import Any, Protocol
@@ -331,7 +332,7 @@ def warn_of_length(f: Filter, X: NDArray[Any]) -> None:
     if expected is None or not len(X):
         return
     first = X[0].astype(np.float64)
-    if are_alike(float(np.sqrt(first @ first)), expected):
+    if are_alike(math.sqrt(first @ first), expected):
         return
     some = X[:: -(-len(X) // _ROWS_LOOKED_AT)].astype(np.float64)
     lengths = np.linalg.norm(some, axis=1)
