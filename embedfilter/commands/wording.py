@@ -86,7 +86,7 @@ def _names(command: click.Command) -> dict[str, str]:
         names |= _names(part)
     for param in command.params:
         if isinstance(param, click.Argument):
-            shown = param.metavar or str(param.name).upper()
+            shown = (param.metavar or str(param.name).upper()).removesuffix("...")
         else:
             shown = max(param.opts, key=len)
             names[shown.lstrip("-").replace("-", "_")] = shown
