@@ -86,8 +86,7 @@ void ef_leave_openblas(void) {
     pthread_mutex_lock(&mutex);
     if (--n_inside == 0 && threads_before != 1)
         functions.set_num_threads(threads_before); /* a system's OpenBLAS is not ours alone */
-    if (n_inside == 0 || n_inside == MOST_INSIDE - 1)
-        pthread_cond_broadcast(&changed);
+    pthread_cond_broadcast(&changed);
     pthread_mutex_unlock(&mutex);
 }
 
@@ -138,7 +137,7 @@ void ef_locate_openblas(void) {
     const char *slash = strrchr(here.dli_fname, '/');
     if (slash != NULL)
         snprintf(given, sizeof given, "%.*s", (int)(slash + 1 - here.dli_fname), here.dli_fname);
-    if (realpath(given, resolved) != NULL && strlen(resolved) + 1 < sizeof folder)
+    if (realpath(given, resolved) != NULL)
         snprintf(folder, sizeof folder, "%.*s/", (int)sizeof folder - 2, resolved);
 }
 

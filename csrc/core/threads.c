@@ -76,13 +76,9 @@ static bool find_place(place *p, int cpu, size_t *n_processors) {
         return current_cpu() != cpu;
     }
     *n_processors = (size_t)CPU_COUNT(&p->process);
-    if (!keep_off(p, cpu))
-        return false;
-    if (cpu >= 0 && current_cpu() == cpu) { /* somebody else has changed the thread's affinity */
-        CPU_ZERO(&p->own);
-        keep_off(p, cpu);
-    }
-    return cpu < 0 || current_cpu() != cpu;
+    if (cpu >= 0 && current_cpu() == cpu)
+        CPU_ZERO(&p->own); /* whatever it was given: somebody else may have changed it */
+    return keep_off(p, cpu) && (cpu < 0 || current_cpu() != cpu);
 }
 #else
 typedef int place;
