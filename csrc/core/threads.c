@@ -57,8 +57,7 @@ static int current_cpu(void) {
 /* Takes a thread off processor `cpu`, and keeps it off; false where it can be nowhere else. */
 static bool keep_off(place *p, int cpu) {
     cpu_set_t others = p->process;
-    if (cpu >= 0 && cpu < CPU_SETSIZE)
-        CPU_CLR(cpu, &others);
+    CPU_CLR((size_t)cpu, &others); /* nothing for -1, which is far beyond the set */
     const bool elsewhere = CPU_COUNT(&others) > 0;
     if (!elsewhere)
         others = p->process;
