@@ -13,6 +13,7 @@ from embedfilter.commands.common import (
     CHECKPOINT,
     PATH,
     check_filter_output,
+    check_is_matrix,
     column_option,
     each_block,
     is_same_file,
@@ -115,11 +116,7 @@ def calibrate(
         raise EmbedFilterError(f"{filter_file}: {detail}") from None
     if embeddings is not None:
         with open_table([embeddings], key) as table:
-            lead = table.lead or ()
-            if len(lead) > 1:  # of texts and tokens: padding is no sample
-                raise EmbedFilterError(
-                    f"{table.where}: expected a matrix (n, d), found shape {(*lead, table.width)}"
-                )
+            check_is_matrix(table)
             name = table.embedding_column(column)
             each_block(
                 table,

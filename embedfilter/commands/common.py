@@ -27,6 +27,7 @@ __all__ = [
     "batch_size_option",
     "block_rows",
     "check_filter_output",
+    "check_is_matrix",
     "check_width",
     "column_option",
     "device_option",
@@ -168,9 +169,7 @@ def read_rows(
 
     blocks: list[NDArray[Any]] = []
     with open_table([path], key) as table:
-        if len(table.lead or ()) > 1:
-            shape = (*(table.lead or ()), table.width)
-            raise EmbedFilterError(f"{table.where}: expected a matrix (n, d), found shape {shape}")
+        check_is_matrix(table)
         name, done, width = table.embedding_column(column), 0, table.width
         for part in table.parts(_ROWS if n_rows is None else min(n_rows, _ROWS)):
             blocks.append(checked_rows(table, part, name, done, width))
@@ -185,6 +184,13 @@ def read_rows(
 def block_rows(d: int) -> int:
     """Return how many embeddings of d numbers are read at a time."""
     return max(1, _BLOCK_BYTES // (4 * d))
+
+
+def check_is_matrix(table: Table) -> None:
+    """Raise for an array of more than two axes: of texts and tokens, padding is no sample."""
+    if len(table.lead or ()) > 1:
+        shape = (*(table.lead or ()), table.width)
+        raise EmbedFilterError(f"{table.where}: expected a matrix (n, d), found shape {shape}")
 
 
 def check_width(table: Table, f: EmbedFilter, filter_file: Path) -> None:
