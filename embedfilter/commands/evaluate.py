@@ -7,7 +7,6 @@ from pathlib import Path
 from typing import Any
 
 import click
-import numpy as np
 
 from embedfilter.commands.common import (
     CHECKPOINT,
@@ -27,8 +26,6 @@ from embedfilter.files.lines import read_labels, read_table, read_texts
 
 __all__ = ["evaluate"]
 
-# Unit vectors of float16 are off by less.
-_UNIT = 1e-2
 _Table = list[dict[str, Any]]
 
 
@@ -151,6 +148,7 @@ def evaluate(
     X = read(embeddings)
     words = None
     if vocabulary and model is not None and encode_with is None:
+        from embedfilter.fitting.calibration import are_unit  # noqa: PLC0415
         from embedfilter.integrations.encoder import (  # noqa: PLC0415
             template_for,
             vocabulary_sample,
@@ -158,7 +156,7 @@ def evaluate(
 
         options["template"] = template_for(model, options["template"])
         words = vocabulary_sample(
-            model, template=options["template"], normalize=_are_unit(X), progress=on_terminal()
+            model, template=options["template"], normalize=are_unit(X[:64]), progress=on_terminal()
         )
     found = evaluation.evaluate(
         X, source, encode_with=encode_with, words=words, progress=on_terminal(), **judged, **options
@@ -166,11 +164,6 @@ def evaluate(
     if output is not None:
         found.save_html(output)
     print_text(found.to_json() if as_json else str(found))
-
-
-def _are_unit(X: Any) -> bool:
-    lengths = np.linalg.norm(np.asarray(X[:64], np.float64), axis=1)
-    return bool(np.abs(lengths - 1).max() < _UNIT)
 
 
 def _column(path: Path, table: _Table, name: str) -> list[float]:

@@ -8,7 +8,6 @@ from pathlib import Path
 from typing import Any
 
 import click
-import numpy as np
 
 from embedfilter.commands.common import (
     CHECKPOINT,
@@ -32,7 +31,6 @@ from embedfilter.fitting.kinds import KINDS
 __all__ = ["fit"]
 
 _LOOKED_AT = 64  # rows
-_UNIT = 1e-2  # lengths of float16 are off by less
 
 
 @click.command()
@@ -92,11 +90,13 @@ def fit(checkpoint: str, output: Path, base: str | None, as_json: bool, **option
 
 def _warn_of_embeddings(checkpoint: str, name: str | None) -> None:
     """Warn if the rows of an array's file have the length of embeddings, which no head's have."""
+    from embedfilter.fitting.calibration import are_unit  # noqa: PLC0415
+
     try:
-        rows = read_rows(Path(checkpoint), _LOOKED_AT, key=name).astype(np.float64)
+        rows = read_rows(Path(checkpoint), _LOOKED_AT, key=name)
     except (EmbedFilterError, OSError, ValueError, TypeError):  # told of it as a checkpoint
         return
-    if len(rows) and np.abs(np.linalg.norm(rows, axis=1) - 1).max() < _UNIT:
+    if are_unit(rows):
         warn_user(
             f"{checkpoint}: expected an unembedding matrix, found rows of length 1, as embeddings"
             " have: a filter is fitted to a model's head, and 'embedfilter apply' filters"

@@ -25,6 +25,7 @@ from embedfilter.threads import resolve_n_threads
 __all__ = [
     "SampleStatistics",
     "are_alike",
+    "are_unit",
     "calibrate",
     "calibrated_length",
     "is_unit",
@@ -348,6 +349,12 @@ def warn_of_length(f: Filter, X: NDArray[Any]) -> None:
 def is_unit(length: float) -> bool:
     """Tell whether rows of this length, in root mean square, are scaled to unit length."""
     return abs(length - 1) < _UNIT
+
+
+def are_unit(rows: NDArray[Any]) -> bool:
+    """Tell whether each of some rows (n, d) is scaled to unit length; False of none."""
+    lengths = np.linalg.norm(np.asarray(rows, np.float64), axis=1)
+    return bool(len(lengths) and np.abs(lengths - 1).max() < _UNIT)
 
 
 def are_alike(a: float, b: float) -> bool:

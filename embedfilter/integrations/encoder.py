@@ -213,10 +213,15 @@ def encoder(
     """
     _check_model(model)
     asked = (filter, ratio, n_components, kind, calibrate, base)
-    if template in (None, saved_template(model)) and all(option is None for option in asked):
-        saved = _as_saved(model, dtype, device, revision, normalize=normalize)
-        if saved is not None:
-            return saved
+    own = saved_template(model)
+    if own is not None and template in (None, own) and all(option is None for option in asked):
+        if revision is not None:
+            raise ValueError(
+                f"revision: expected None for the local source {os.fspath(model)},"
+                f" found {revision!r}"
+            )
+        _check_choices(own or "mean", dtype)
+        return reopened(model, TemplateTransformer, dtype, device, normalize=normalize)
     template = template_for(model, template)
     _check_choices(template, dtype, calibrate)
     if filter is not None and (ratio, n_components, kind) != (None, None, None):
@@ -322,26 +327,6 @@ def template_for(model: str | os.PathLike[str], template: str | None) -> str:
             " SentenceTransformer"
         )
     return own or "prompteol"
-
-
-def _as_saved(
-    model: str | os.PathLike[str],
-    dtype: str,
-    device: str | None,
-    revision: str | None,
-    *,
-    normalize: bool,
-) -> SentenceTransformer | None:
-    """Open a model that was saved with its filter; None for any other."""
-    own = saved_template(model)
-    if own is None:
-        return None
-    if revision is not None:
-        raise ValueError(
-            f"revision: expected None for the local source {os.fspath(model)}, found {revision!r}"
-        )
-    _check_choices(own or "mean", dtype)
-    return reopened(model, TemplateTransformer, dtype, device, normalize=normalize)
 
 
 def _given(
