@@ -1,4 +1,4 @@
-"""Pictures of the results: ``python benchmarks/plot.py`` draws each results/*.json as a PNG."""
+"""Pictures of the results: ``python benchmarks/plot.py`` draws each results/**/*.json as a PNG."""
 
 from __future__ import annotations
 
@@ -31,6 +31,7 @@ def project(report: dict[str, Any]) -> plt.Figure:
         ax.axhline(1, color="black", label="embedfilter")
         ax.set(xscale="log", yscale="log", xlabel="rows", title=f"{d} to {k}")
         ax.set(ylabel="time, embedfilter = 1", yticks=(0.5, 1, 2, 4, 8, 16))
+        ax.set_xticks(sizes := sorted({row["n"] for row in some}), [f"{n}" for n in sizes])
         ax.yaxis.set_major_formatter("{x:g}")
         ax.minorticks_off()
         ax.legend(frameon=False, fontsize=8)
@@ -190,8 +191,7 @@ def main() -> None:
         ("sweep", sweep),
         ("backbones", backbones),
     ):
-        path = RESULTS / f"{name}.json"
-        if path.exists():
+        for path in RESULTS.glob(f"**/{name}.json"):
             report = json.loads(path.read_text(encoding="utf-8"))
             figure = draw(report)
             machine = report.get("machine")  # of what was timed
