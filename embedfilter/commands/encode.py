@@ -22,6 +22,7 @@ from embedfilter.commands.common import (
     revision_option,
     template_option,
 )
+from embedfilter.commands.roles import MODEL, TEXTS, check_order
 from embedfilter.errors import EmbedFilterError
 
 __all__ = ["encode"]
@@ -99,6 +100,7 @@ def encode(
         open_output,
     )
 
+    check_order((MODEL, model), (TEXTS, texts))
     format_ = check_output(str(output), "npy")  # found out before the work, not after
     table, name = open_texts(texts, column)
     lines: list[str] = []

@@ -22,6 +22,7 @@ from embedfilter.commands.common import (
     read_rows,
     template_option,
 )
+from embedfilter.commands.roles import EMBEDDINGS, MODEL, TEXTS, check_order
 from embedfilter.errors import EmbedFilterError
 from embedfilter.files.lines import read_labels, read_table, read_texts
 
@@ -131,6 +132,9 @@ def evaluate(
         )
     if vocabulary and model is None and encode_with is None:
         raise EmbedFilterError("--vocabulary: expected --model with it, found none")
+    for name in (model, encode_with):
+        if name is not None:
+            check_order((EMBEDDINGS if encode_with is None else TEXTS, embeddings), (MODEL, name))
     if filter_file is not None:
         load_filter(filter_file, embeddings)  # a checkpoint is none
     source = model if filter_file is None else filter_file
