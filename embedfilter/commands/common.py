@@ -46,6 +46,7 @@ __all__ = [
     "print_text",
     "read_rows",
     "revision_option",
+    "tell_of_opening",
     "template_option",
     "tensor_option",
     "threads_option",
@@ -128,6 +129,12 @@ def print_text(text: str) -> None:
 def on_terminal() -> bool:
     """Tell whether a progress bar would be seen, and would not fill a file."""
     return sys.stderr.isatty()
+
+
+def tell_of_opening(model: str) -> None:
+    """Tell whoever watches why nothing happens for some seconds."""
+    if on_terminal():
+        click.echo(f"embedfilter: opening {model} ...", err=True)
 
 
 def load_filter(path: Path, embeddings: str | Path) -> EmbedFilter:

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import functools
+import re
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +23,7 @@ from embedfilter.commands.common import (
     on_terminal,
     print_text,
     read_rows,
+    tell_of_opening,
     template_option,
 )
 from embedfilter.commands.roles import EMBEDDINGS, MODEL, TEXTS, check_order
@@ -122,6 +126,7 @@ def evaluate(
       embedfilter evaluate embeddings.npy --model path/to/model --labels labels.txt
     """  # noqa: D301 - click takes the backspace for "do not wrap"
     from embedfilter import evaluation  # noqa: PLC0415 - light --help
+    from embedfilter.evaluation.inputs import check_inputs  # noqa: PLC0415
     from embedfilter.files.atomic import check_target  # noqa: PLC0415
 
     if output is not None:
@@ -143,33 +148,54 @@ def evaluate(
         if encode_with is None
         else functools.partial(read_texts, column=column)
     )
-    judged: dict[str, Any] = {}
-    if pairs_file is not None:
-        judged |= _read_pairs(pairs_file)
-    if labels_file is not None:
-        judged["labels"] = read_labels(labels_file)
-    if queries_file is not None:
-        judged["queries"] = read(queries_file)
-    if qrels_file is not None:
-        judged["qrels"] = _read_qrels(qrels_file)
+    judged = _read_judgements(pairs_file, labels_file, queries_file, qrels_file, read)
     X = read(embeddings)
+    files = {"X": embeddings, "pairs": pairs_file, "scores": pairs_file,
+             "labels": labels_file, "queries": queries_file, "qrels": qrels_file}  # fmt: skip
     words = None
-    if vocabulary and model is not None and encode_with is None:
-        from embedfilter.integrations.encoder import (  # noqa: PLC0415
-            template_for,
-            vocabulary_sample,
-        )
-
-        options["template"] = template_for(model, options["template"])
-        words = vocabulary_sample(
-            model, template=options["template"], normalize=_are_unit(X), progress=on_terminal()
-        )
-    found = evaluation.evaluate(
-        X, source, encode_with=encode_with, words=words, progress=on_terminal(), **judged, **options
-    )
+    with _naming(files):
+        if encode_with is not None:
+            tell_of_opening(encode_with)
+        elif vocabulary and model is not None:
+            check_inputs(X, model, k=options["k"], **judged)
+            words, options["template"] = _words(model, options["template"], X)
+        found = evaluation.evaluate(
+            X, source, encode_with=encode_with, words=words, progress=on_terminal(),
+            **judged, **options,
+        )  # fmt: skip
     if output is not None:
         found.save_html(output)
     print_text(found.to_json() if as_json else str(found))
+    if output is not None and not as_json:
+        print_text(f"wrote {output}")
+
+
+@contextlib.contextmanager
+def _naming(files: dict[str, Path | None]) -> Iterator[None]:
+    """Name the file in what is raised of an argument that was read from it."""
+    try:
+        yield
+    except (TypeError, ValueError) as error:
+        argument, _, detail = str(error).partition(": ")
+        file = files.get(argument.partition("[")[0])
+        if file is None:
+            raise
+        detail = re.sub(r"\bX\b", lambda _: str(files["X"]), detail)
+        raise EmbedFilterError(f"{file}: {detail}") from None
+
+
+def _words(model: str, template: str | None, X: Any) -> tuple[Any, str]:
+    """Return embeddings of a model's words, of unit length if X is, and the template."""
+    tell_of_opening(model)
+    from embedfilter.integrations.encoder import (  # noqa: PLC0415 - takes seconds
+        template_for,
+        vocabulary_sample,
+    )
+
+    template = template_for(model, template)
+    normalize = _are_unit(X)
+    words = vocabulary_sample(model, template=template, normalize=normalize, progress=on_terminal())
+    return words, template
 
 
 def _are_unit(X: Any) -> bool:
@@ -187,6 +213,20 @@ def _column(path: Path, table: _Table, name: str) -> list[float]:
                 f"{path}: expected a number in column {name!r}, found {row[name]!r} in row {number}"
             ) from None
     return numbers
+
+
+def _read_judgements(
+    pairs: Path | None, labels: Path | None, queries: Path | None, qrels: Path | None, read: Any
+) -> dict[str, Any]:
+    """Return what files of judgements hold, as arguments of `embedfilter.evaluate`."""
+    judged: dict[str, Any] = {} if pairs is None else _read_pairs(pairs)
+    if labels is not None:
+        judged["labels"] = read_labels(labels)
+    if queries is not None:
+        judged["queries"] = read(queries)
+    if qrels is not None:
+        judged["qrels"] = _read_qrels(qrels)
+    return judged
 
 
 def _read_pairs(path: Path) -> dict[str, Any]:

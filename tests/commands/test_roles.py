@@ -68,9 +68,7 @@ def test_other_files_are_named_without_their_bytes(files: dict[str, Path], tmp_p
     output = tmp_path / "y.npy"
     line = failure("apply", files["FILTER"], files["TEXTS"], output)
     assert line.endswith("found a file of text: 'embedfilter encode' makes embeddings of texts")
-    assert "found a GGUF file, a model" in failure(
-        "apply", files["FILTER"], files["MODEL"], output
-    )
+    assert "found a GGUF file, a model" in failure("apply", files["FILTER"], files["MODEL"], output)
     assert "found a .npy file" in failure("apply", files["X"], files["X"], output)
     assert "found a file of text" in failure("inspect", files["TEXTS"])
 
