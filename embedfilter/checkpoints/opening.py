@@ -30,7 +30,7 @@ from embedfilter.errors import CheckpointError
 from embedfilter.files.endings import GGUF, NPY, NPZ, PICKLES, ending
 from embedfilter.files.folder import Folder
 from embedfilter.files.input_file import InputFile
-from embedfilter.files.messages import listed
+from embedfilter.files.messages import described, listed
 
 if TYPE_CHECKING:
     from embedfilter.checkpoints.checkpoint import Checkpoint
@@ -255,7 +255,7 @@ def _ending_by_content(file: InputFile) -> str:
     if start[8:9] == b"{":
         return ".safetensors"
     refuse_start(file)
-    found = f"a file that starts with {start!r}" if start else "an empty file"
+    found = described(start)
     raise CheckpointError(f"{file.path}: not a checkpoint: expected {_FORMATS}, found {found}")
 
 

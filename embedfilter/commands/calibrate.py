@@ -23,6 +23,7 @@ from embedfilter.commands.common import (
     on_terminal,
     print_text,
     revision_option,
+    tell_of_opening,
     template_option,
     threads_option,
 )
@@ -129,6 +130,7 @@ def calibrate(
     sample: Any = statistics
     prior = None
     if vocabulary is not None:
+        tell_of_opening(vocabulary)
         from embedfilter.fitting.calibration import is_unit  # noqa: PLC0415
         from embedfilter.integrations.encoder import vocabulary_sample  # noqa: PLC0415
         from embedfilter.integrations.sentence_transformers import check_matrix  # noqa: PLC0415

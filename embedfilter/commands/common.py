@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from embedfilter.commands.roles import EMBEDDINGS, FILTER, check_order, is_model
 from embedfilter.errors import EmbedFilterError
 from embedfilter.files.messages import origin_of_width
 
@@ -41,9 +42,11 @@ __all__ = [
     "key_option",
     "load_filter",
     "on_terminal",
+    "open_filter",
     "print_text",
     "read_rows",
     "revision_option",
+    "tell_of_opening",
     "template_option",
     "tensor_option",
     "threads_option",
@@ -128,15 +131,26 @@ def on_terminal() -> bool:
     return sys.stderr.isatty()
 
 
-def load_filter(path: Path, embeddings: str | Path) -> EmbedFilter:
-    """Read a filter, and say so if it is the file of embeddings beside it that is one."""
-    from embedfilter.files.filter_file import is_filter_file  # noqa: PLC0415 - light --help
-    from embedfilter.filter import EmbedFilter  # noqa: PLC0415
+def tell_of_opening(model: str) -> None:
+    """Tell whoever watches why nothing happens for some seconds."""
+    if on_terminal():
+        click.echo(f"embedfilter: opening {model} ...", err=True)
 
-    if is_filter_file(Path(embeddings)) and not is_filter_file(path):
+
+def load_filter(path: Path, embeddings: str | Path) -> EmbedFilter:
+    """Read a filter, and say so if it and the embeddings are the other way round."""
+    check_order((FILTER, path), (EMBEDDINGS, embeddings))
+    return open_filter(path)
+
+
+def open_filter(path: Path) -> EmbedFilter:
+    """Read a filter; of a model in its place say how to make one."""
+    from embedfilter.filter import EmbedFilter  # noqa: PLC0415 - light --help
+
+    if is_model(path):
         raise EmbedFilterError(
-            f"{path}: expected the filter here and embeddings in place of {embeddings}, found them"
-            " the other way round"
+            f"{path}: expected a filter, found a model: 'embedfilter fit {path} -o"
+            " filter.safetensors' makes one of it"
         )
     return EmbedFilter.load(path)
 

@@ -20,8 +20,10 @@ from embedfilter.commands.common import (
     on_terminal,
     print_text,
     revision_option,
+    tell_of_opening,
     template_option,
 )
+from embedfilter.commands.roles import MODEL, TEXTS, check_order
 from embedfilter.errors import EmbedFilterError
 
 __all__ = ["encode"]
@@ -99,6 +101,7 @@ def encode(
         open_output,
     )
 
+    check_order((MODEL, model), (TEXTS, texts))
     format_ = check_output(str(output), "npy")  # found out before the work, not after
     table, name = open_texts(texts, column)
     lines: list[str] = []
@@ -112,11 +115,12 @@ def encode(
         raise EmbedFilterError(
             f"{table.where}: expected no column {EMBEDDING!r}, which {output} is to have, found one"
         )
-    if device is not None:
-        _check_device(device)
     if not exists(Path(model)):
         hub_name(model)
     start = time.perf_counter()
+    tell_of_opening(model)
+    if device is not None:
+        _check_device(device)
     from embedfilter.integrations.encoder import encoder  # noqa: PLC0415 - takes seconds
 
     embed = encoder(

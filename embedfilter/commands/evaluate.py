@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import functools
+import re
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -19,8 +22,10 @@ from embedfilter.commands.common import (
     on_terminal,
     print_text,
     read_rows,
+    tell_of_opening,
     template_option,
 )
+from embedfilter.commands.roles import EMBEDDINGS, MODEL, TEXTS, check_order
 from embedfilter.errors import EmbedFilterError
 from embedfilter.files.lines import read_labels, read_table, read_texts
 
@@ -118,6 +123,7 @@ def evaluate(
       embedfilter evaluate embeddings.npy --model path/to/model --labels labels.txt
     """  # noqa: D301 - click takes the backspace for "do not wrap"
     from embedfilter import evaluation  # noqa: PLC0415 - light --help
+    from embedfilter.evaluation.inputs import check_inputs  # noqa: PLC0415
     from embedfilter.files.atomic import check_target  # noqa: PLC0415
 
     if output is not None:
@@ -128,6 +134,9 @@ def evaluate(
         )
     if vocabulary and model is None and encode_with is None:
         raise EmbedFilterError("--vocabulary: expected --model with it, found none")
+    for name in (model, encode_with):
+        if name is not None:
+            check_order((EMBEDDINGS if encode_with is None else TEXTS, embeddings), (MODEL, name))
     if filter_file is not None:
         load_filter(filter_file, embeddings)  # a checkpoint is none
     source = model if filter_file is None else filter_file
@@ -136,34 +145,55 @@ def evaluate(
         if encode_with is None
         else functools.partial(read_texts, column=column)
     )
-    judged: dict[str, Any] = {}
-    if pairs_file is not None:
-        judged |= _read_pairs(pairs_file)
-    if labels_file is not None:
-        judged["labels"] = read_labels(labels_file)
-    if queries_file is not None:
-        judged["queries"] = read(queries_file)
-    if qrels_file is not None:
-        judged["qrels"] = _read_qrels(qrels_file)
+    judged = _read_judgements(pairs_file, labels_file, queries_file, qrels_file, read)
     X = read(embeddings)
+    files = {"X": embeddings, "pairs": pairs_file, "scores": pairs_file,
+             "labels": labels_file, "queries": queries_file, "qrels": qrels_file}  # fmt: skip
     words = None
-    if vocabulary and model is not None and encode_with is None:
-        from embedfilter.fitting.calibration import are_unit  # noqa: PLC0415
-        from embedfilter.integrations.encoder import (  # noqa: PLC0415
-            template_for,
-            vocabulary_sample,
-        )
-
-        options["template"] = template_for(model, options["template"])
-        words = vocabulary_sample(
-            model, template=options["template"], normalize=are_unit(X[:64]), progress=on_terminal()
-        )
-    found = evaluation.evaluate(
-        X, source, encode_with=encode_with, words=words, progress=on_terminal(), **judged, **options
-    )
+    with _naming(files):
+        if encode_with is not None:
+            tell_of_opening(encode_with)
+        elif vocabulary and model is not None:
+            check_inputs(X, model, k=options["k"], **judged)
+            words, options["template"] = _words(model, options["template"], X)
+        found = evaluation.evaluate(
+            X, source, encode_with=encode_with, words=words, progress=on_terminal(),
+            **judged, **options,
+        )  # fmt: skip
     if output is not None:
         found.save_html(output)
     print_text(found.to_json() if as_json else str(found))
+    if output is not None and not as_json:
+        print_text(f"wrote {output}")
+
+
+@contextlib.contextmanager
+def _naming(files: dict[str, Path | None]) -> Iterator[None]:
+    """Name the file in what is raised of an argument that was read from it."""
+    try:
+        yield
+    except (TypeError, ValueError) as error:
+        argument, _, detail = str(error).partition(": ")
+        file = files.get(argument.partition("[")[0])
+        if file is None:
+            raise
+        detail = re.sub(r"\bX\b", lambda _: str(files["X"]), detail)
+        raise EmbedFilterError(f"{file}: {detail}") from None
+
+
+def _words(model: str, template: str | None, X: Any) -> tuple[Any, str]:
+    """Return embeddings of a model's words, of unit length if X is, and the template."""
+    tell_of_opening(model)
+    from embedfilter.fitting.calibration import are_unit  # noqa: PLC0415
+    from embedfilter.integrations.encoder import (  # noqa: PLC0415 - takes seconds
+        template_for,
+        vocabulary_sample,
+    )
+
+    template = template_for(model, template)
+    normalize = are_unit(X[:64])
+    words = vocabulary_sample(model, template=template, normalize=normalize, progress=on_terminal())
+    return words, template
 
 
 def _column(path: Path, table: _Table, name: str) -> list[float]:
@@ -176,6 +206,20 @@ def _column(path: Path, table: _Table, name: str) -> list[float]:
                 f"{path}: expected a number in column {name!r}, found {row[name]!r} in row {number}"
             ) from None
     return numbers
+
+
+def _read_judgements(
+    pairs: Path | None, labels: Path | None, queries: Path | None, qrels: Path | None, read: Any
+) -> dict[str, Any]:
+    """Return what files of judgements hold, as arguments of `embedfilter.evaluate`."""
+    judged: dict[str, Any] = {} if pairs is None else _read_pairs(pairs)
+    if labels is not None:
+        judged["labels"] = read_labels(labels)
+    if queries is not None:
+        judged["queries"] = read(queries)
+    if qrels is not None:
+        judged["qrels"] = _read_qrels(qrels)
+    return judged
 
 
 def _read_pairs(path: Path) -> dict[str, Any]:

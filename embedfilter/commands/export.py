@@ -7,7 +7,15 @@ from pathlib import Path
 
 import click
 
-from embedfilter.commands.common import CHECKPOINT, PATH, json_option, print_text
+from embedfilter.commands.common import (
+    CHECKPOINT,
+    PATH,
+    json_option,
+    open_filter,
+    print_text,
+    tell_of_opening,
+)
+from embedfilter.commands.roles import FILTER, MODEL, check_order
 
 __all__ = ["export"]
 
@@ -27,9 +35,9 @@ def export(filter_file: Path, model: str, output: Path, as_json: bool) -> None:
     Example:
       embedfilter export filter.safetensors path/to/st-model -o filtered-model
     """  # noqa: D301 - click takes the backspace for "do not wrap"
-    from embedfilter.filter import EmbedFilter  # noqa: PLC0415 - commands import what they need
-
-    f = EmbedFilter.load(filter_file)
+    check_order((FILTER, filter_file), (MODEL, model))
+    f = open_filter(filter_file)
+    tell_of_opening(model)
     f.to_sentence_transformers(model, output)
     if as_json:
         print_text(json.dumps({"output": str(output), "dimensions": f.n_components}))

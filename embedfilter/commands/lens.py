@@ -22,6 +22,7 @@ from embedfilter.commands.common import (
     tensor_option,
     threads_option,
 )
+from embedfilter.commands.roles import EMBEDDINGS, MODEL, check_order
 
 if TYPE_CHECKING:
     from embedfilter.lens.top_tokens import TopTokens
@@ -69,6 +70,7 @@ def lens(
     """  # noqa: D301 - click takes the backspace for "do not wrap"
     from embedfilter.lens.logit_lens import LogitLens  # noqa: PLC0415
 
+    check_order((MODEL, checkpoint), (EMBEDDINGS, embeddings))
     f = None if filter_file is None else load_filter(filter_file, embeddings)
     X = read_rows(embeddings, _SHOWN if n_rows is None else n_rows, column=column, key=key)
     found: dict[str, TopTokens] = {}

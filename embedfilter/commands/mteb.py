@@ -19,6 +19,7 @@ from embedfilter.commands.common import (
     json_option,
     print_text,
     revision_option,
+    tell_of_opening,
     template_option,
 )
 from embedfilter.errors import EmbedFilterError
@@ -100,6 +101,8 @@ def mteb(model: str, tasks: str, output: Path, as_json: bool, **options: Any) ->
       embedfilter mteb path/to/model --tasks STS12,SciFact --calibrate vocabulary -o folder
     """  # noqa: D301 - click takes the backspace for "do not wrap"
     from embedfilter.files.atomic import atomic_output  # noqa: PLC0415 - light --help
+
+    tell_of_opening(model)
     from embedfilter.integrations.mteb_table import find_tasks, mteb_table  # noqa: PLC0415
 
     found = mteb_table(

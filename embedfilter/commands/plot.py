@@ -15,11 +15,13 @@ from embedfilter.commands.common import (
     filter_option,
     key_option,
     load_filter,
+    open_filter,
     print_text,
     read_rows,
     revision_option,
     tensor_option,
 )
+from embedfilter.commands.roles import EMBEDDINGS, MODEL, check_order
 from embedfilter.errors import EmbedFilterError
 from embedfilter.files.endings import ending
 
@@ -50,10 +52,9 @@ _output = click.option(
 def spectrum(filter_file: Path, output: Path) -> None:
     """Draw the singular values, what the filter cuts shaded."""
     from embedfilter import plots  # noqa: PLC0415
-    from embedfilter.filter import EmbedFilter  # noqa: PLC0415
 
     picture = _Picture(output)
-    plots.spectrum(EmbedFilter.load(filter_file), ax=picture.ax)
+    plots.spectrum(open_filter(filter_file), ax=picture.ax)
     picture.save()
 
 
@@ -93,6 +94,7 @@ def energy(
     from embedfilter.lens.logit_lens import LogitLens  # noqa: PLC0415
 
     picture = _Picture(output)
+    check_order((MODEL, checkpoint), (EMBEDDINGS, embeddings))
     f = _load(filter_file, embeddings)
     X = read_rows(embeddings, column=column, key=key)
     with LogitLens(checkpoint, tokenizer=(), **options) as lens:  # no texts are needed
@@ -157,6 +159,7 @@ def tokens(
     from embedfilter.lens.logit_lens import LogitLens  # noqa: PLC0415
 
     picture = _Picture(output)
+    check_order((MODEL, checkpoint), (EMBEDDINGS, embeddings))
     f = _load(filter_file, embeddings)
     X = read_rows(embeddings, rows, column=column, key=key)
     with LogitLens(checkpoint, **options) as lens:

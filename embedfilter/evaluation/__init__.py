@@ -43,6 +43,7 @@ from embedfilter.evaluation.split import halves
 from embedfilter.evaluation.tasks import Task, unit_rows
 from embedfilter.evaluation.verdicts import (
     CANNOT_TELL,
+    MARGIN,
     Advice,
     Key,
     advise,
@@ -57,6 +58,10 @@ _OVERALL = "mean of the measures"
 _UNJUDGED = (
     "These figures describe the space; none says that a method is better. For a recommendation"
     " give scored pairs, labels or relevance judgements."
+)
+_TOO_EASY = (
+    "without a filter next to nothing is missed: these data are too easy to tell one method from"
+    " another; take texts that are harder to tell apart"
 )
 
 
@@ -112,7 +117,7 @@ def evaluate(
         The `source`, where it is the model that `encode_with` was made of: for embedding models
         that were saved without their head.
     dimensions : sequence of int, optional
-        By default d, d/2, d/4 and d/8.
+        By default d, d/2, d/4 and d/8; with a filter d, its own and those of these below it.
     k : int
         Of nDCG, recall and, with nothing to judge by, the neighbours compared.
     words : (n, d) array-like, optional
@@ -142,9 +147,17 @@ def evaluate(
     if base is not None:
         source = as_source(base, source, encode_with)
     if encode_with is not None:
+        judgements: dict[str, Any] = {
+            "pairs": pairs,
+            "scores": scores,
+            "labels": labels,
+            "qrels": qrels,
+            "k": k,
+        }
         X, queries, of_model, template = encoded(
-            X, queries, encode_with, template, progress=progress, with_words=words is None
-        )
+            X, queries, encode_with, template, progress=progress, with_words=words is None,
+            judged=judgements,
+        )  # fmt: skip
         words = of_model if words is None else words
         source = encode_with if source is None else source
     with warnings.catch_warnings(record=True) as caught:
@@ -153,9 +166,9 @@ def evaluate(
             X, pairs=pairs, scores=scores, labels=labels, queries=queries, qrels=qrels, k=k
         )
         d = task.X.shape[1]
-        wanted = as_dimensions(dimensions, d)
-        filters = as_filters(source, d, wanted)
         side = halves(unit_rows(task.X), task.links, task.order)
+        wanted = as_dimensions(dimensions, d, source)
+        filters = as_filters(source, d, wanted)
     # What is doubtful of a head is said once, not for each kind that is fitted to it.
     told = dict.fromkeys((str(warning.message), warning.category) for warning in caught)
     for message, category in told:
@@ -248,6 +261,8 @@ def _summary(
     }
     base = means[NO_FILTER, d]
     overall = {key: Measure.mean(list(of_method.values())) for key, of_method in means.items()}
+    if task.is_judged and overall[NO_FILTER, d].value >= 1 - MARGIN:
+        notes = [*notes, _TOO_EASY]
     results = []
     for key, of_method in means.items():
         figures = {

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from dataclasses import asdict, dataclass
 
-from embedfilter.evaluation.verdicts import MARGIN, Advice, Figure, format_share
+from embedfilter.evaluation.verdicts import MARGIN, Advice, Figure, format_interval, format_share
 
 __all__ = ["Findings", "Result"]
 
@@ -90,11 +90,7 @@ class Findings:
     def _cell(self, figure: Figure) -> str:
         if figure.verdict is None:
             return f"{figure.value:.3g}"
-        cell = format_share(figure.value)
-        if figure.low is None or figure.high is None or figure.low == figure.high == 0:
-            return cell
-        low, high = format_share(figure.low, sign=True), format_share(figure.high, sign=True)
-        return f"{cell} [{low}, {high}]"
+        return format_share(figure.value) + format_interval(figure)
 
     def legend(self) -> str:
         """Return what the cells of the table mean."""

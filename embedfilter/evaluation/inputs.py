@@ -21,7 +21,9 @@ from embedfilter.filter import EmbedFilter
 from embedfilter.fitting.cuts import LARGEST_SINE, Accuracy
 from embedfilter.fitting.kinds import check_n_components, kept_directions
 
-__all__ = ["as_dimensions", "as_filters", "as_source", "as_task", "as_words", "encoded"]
+__all__ = [
+    "as_dimensions", "as_filters", "as_source", "as_task", "as_words", "check_inputs", "encoded",
+]  # fmt: skip
 
 _Rows = NDArray[np.float32]
 # Kinds of filter that are compared, where a model is given.
@@ -57,12 +59,28 @@ def as_task(
     return Space(rows, k)
 
 
+def check_inputs(X: Any, source: Any, *, k: int, **judged: Any) -> None:
+    """Raise for what is wrong with the arguments of `evaluate`, before the work that takes long."""
+    given = {"pairs": None, "scores": None, "labels": None, "queries": None, "qrels": None}
+    d = as_task(X, **{**given, **judged}, k=k).X.shape[1]
+    if source is not None:
+        _check_width(source, d)
+
+
 def encoded(
-    X: Any, queries: Any, model: Any, template: str | None, *, progress: bool, with_words: bool
+    X: Any,
+    queries: Any,
+    model: Any,
+    template: str | None,
+    *,
+    progress: bool,
+    with_words: bool,
+    judged: dict[str, Any],
 ) -> tuple[Any, Any, Any, str]:
     """Return embeddings of texts, X and queries, and perhaps of its words, by a language model.
 
-    Unfiltered. Words are None where its vocabulary has none. The last is the template.
+    Unfiltered. Words are None where its vocabulary has none. The last is the template. The other
+    arguments of `as_task`, `judged`, are looked at before.
     """
     lists = X if isinstance(X, tuple) else (X,)
     for name, texts in (*(("X", texts) for texts in lists), ("queries", queries)):
@@ -70,6 +88,9 @@ def encoded(
             isinstance(texts, str) or not all(isinstance(text, str) for text in texts)
         ):
             raise TypeError(f"{name}: expected a list of texts to encode, found {type(texts)}")
+    rows = tuple(np.ones((len(texts), 1), np.float32) for texts in lists)  # as many
+    judged["queries"] = None if queries is None else np.ones((len(queries), 1), np.float32)
+    check_inputs(rows if isinstance(X, tuple) else rows[0], None, **judged)
     from embedfilter.integrations.encoder import (  # noqa: PLC0415 - it needs an extra
         encoder,
         template_for,
@@ -123,13 +144,8 @@ def as_filters(
         return {}
     # A filter that cuts less than an eighth hardly is one.
     widest = min(max((k for k in dimensions if k < d), default=d // 2), 7 * d // 8)
+    _check_width(source, d)
     filters = _load_filters(source, max(1, widest), kinds)
-    for f in filters:
-        if f.n_features_in != d:
-            raise ValueError(
-                f"X: expected rows of {f.n_features_in}, as {f.metadata.get('source')} has,"
-                f" found rows of {d}"
-            )
     # A filter that keeps all is a rotation: no filter.
     return {
         f.kind if f.mean is None else f"calibrated {f.kind}": f.truncate(min(f.n_components, d - 1))
@@ -138,13 +154,33 @@ def as_filters(
     }
 
 
-def _load_filters(source: Any, widest: int, kinds: Sequence[str]) -> list[EmbedFilter]:
+def as_given(source: Any) -> EmbedFilter | None:
+    """Return the filter that the source is, or the file of; None where it is a model."""
     if isinstance(source, EmbedFilter):
-        return [source]
+        return source
     from embedfilter.files.filter_file import is_filter_file  # noqa: PLC0415 - light import
 
     if isinstance(source, (str, Path)) and is_filter_file(Path(source)):
-        return [EmbedFilter.load(source)]
+        return EmbedFilter.load(source)
+    return None
+
+
+def _check_width(source: Any, d: int) -> None:
+    """Raise if rows of d have not the width that a filter, or the head of a model, has."""
+    f = as_given(source)
+    if f is not None:
+        width, owner = f.n_features_in, f.metadata.get("source")
+    else:
+        with open_for(source, None) as W:
+            width, owner = W.shape[1], W.source
+    if width != d:
+        raise ValueError(f"X: expected rows of {width}, as {owner} has, found rows of {d}")
+
+
+def _load_filters(source: Any, widest: int, kinds: Sequence[str]) -> list[EmbedFilter]:
+    f = as_given(source)
+    if f is not None:
+        return [f]
     whole = EmbedFilter.from_checkpoint(source, kind="identity")  # the head is summed once
     return [
         _of_kind(whole, kind, widest)
@@ -167,10 +203,17 @@ def _of_kind(whole: EmbedFilter, kind: str, k: int) -> EmbedFilter | None:
     return EmbedFilter(rows, kept, sigma, kind=kind, metadata=whole.metadata)
 
 
-def as_dimensions(dimensions: Any, d: int) -> list[int]:
-    """Return the numbers of dimensions to compare at, descending; by default d, d/2, d/4, d/8."""
+def as_dimensions(dimensions: Any, d: int, source: Any = None) -> list[int]:
+    """Return the numbers of dimensions to compare at, descending; by default d, d/2, d/4, d/8.
+
+    Where there is a filter, its own and those that are smaller, beside d.
+    """
     if dimensions is None:
         dimensions = [d // ratio for ratio in (1, 2, 4, 8) if d // ratio]
+        f = as_given(source)
+        if f is not None:
+            most = f.n_components
+            dimensions = [d, most, *(k for k in dimensions if k < most)]
     try:
         wanted = list(dimensions)
     except TypeError:
@@ -284,7 +327,8 @@ def _labels(labels: Any, n: int) -> NDArray[np.int64]:
         found = f"{type(labels).__name__}, which is no sequence: a list of them is"
         raise ValueError(f"labels: expected {n}, one for each row of X, found a {found}")
     if given.shape != (n,):
-        raise ValueError(f"labels: expected {n}, one for each row of X, found shape {given.shape}")
+        counted = f"{len(given)}" if given.ndim == 1 else f"shape {given.shape}"
+        raise ValueError(f"labels: expected {n}, one for each row of X, found {counted}")
     for row, label in enumerate(given.tolist()):
         if _is_missing(label):
             raise ValueError(f"labels: expected a label for each row, found {label!r} in row {row}")

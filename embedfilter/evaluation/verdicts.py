@@ -29,6 +29,7 @@ __all__ = [
     "advise",
     "command_for",
     "compare",
+    "format_interval",
     "format_share",
 ]
 
@@ -245,13 +246,19 @@ class _Judge:
         value = f"{name} at {k} dimensions ({measure} {format_share(figure.value)}"
         if name == NO_FILTER or figure.low is None or figure.high is None:
             return value + ")"
-        return (
-            f"{value}, {format_share(figure.difference, sign=True)}"
-            f" [{format_share(figure.low, sign=True)}, {format_share(figure.high, sign=True)}]:"
-            f" {figure.verdict})"
-        )
+        interval = format_interval(figure)
+        difference = f", {format_share(figure.difference, sign=True)}{interval}" if interval else ""
+        return f"{value}{difference}: {figure.verdict})"
 
 
 def format_share(value: float, *, sign: bool = False) -> str:
     """Write a share in points of 100."""
-    return f"{100 * value:{'+' if sign else ''}.1f}"
+    return f"{round(100 * value, 1) + 0.0:{'+' if sign else ''}.1f}"  # which is never -0.0
+
+
+def format_interval(figure: Figure) -> str:
+    """Write the interval of a difference, to follow a value; "" where it is none, or nothing."""
+    if figure.low is None or figure.high is None:
+        return ""
+    low, high = (format_share(edge, sign=True) for edge in (figure.low, figure.high))
+    return "" if low == high == "+0.0" else f" [{low}, {high}]"

@@ -33,7 +33,7 @@ from embedfilter.files.atomic import atomic_output
 from embedfilter.files.containers.safetensors import SafetensorsFile
 from embedfilter.files.endings import OF_OTHER_FILES, SAFETENSORS, ending
 from embedfilter.files.input_file import InputFile
-from embedfilter.files.messages import shown
+from embedfilter.files.messages import described, shown
 
 __all__ = ["check_filter_name", "is_filter", "is_filter_file", "read_filter", "write_filter"]
 
@@ -52,6 +52,7 @@ _ORTHONORMAL = 1e-5
 # Calibration leaves lengths about 1: within a factor of 104, with as many components as can be.
 _LEAST_LENGTH, _LARGEST_LENGTH = 1e-3, 1e3
 _BLOCK_ROWS = 256
+_START = 256  # bytes that tell what another file is
 
 
 def write_filter(
@@ -124,7 +125,9 @@ def read_filter(path: Path, kinds: Collection[str]) -> dict[str, Any]:
     except CheckpointError as error:
         detail = str(error).removeprefix(f"{path}: ")
         if detail.startswith("not a safetensors file: "):  # most files that are given by mistake
-            detail = "not a safetensors file"
+            with contextlib.closing(InputFile(path)) as other:
+                start = other.read(0, min(other.size, _START)).tobytes()
+            raise FilterFileError(f"{path}: {_EXPECTED}, found {described(start)}") from None
         raise FilterFileError(f"{path}: {_EXPECTED}: {detail}") from None
 
 

@@ -2,16 +2,23 @@
 
 from __future__ import annotations
 
+import codecs
+import contextlib
 import reprlib
 from collections.abc import Iterable, Mapping
 from pathlib import PurePath
 
-__all__ = ["listed", "origin_of_width", "shown", "source_name"]
+__all__ = ["described", "listed", "origin_of_width", "shown", "source_name"]
 
 _SHORT = reprlib.Repr()
 _SHORT.maxstring = _SHORT.maxother = 200
 _SHORT.maxlist = _SHORT.maxtuple = 8
 _MOST_LISTED = 10
+_KNOWN = {
+    b"GGUF": "a GGUF file, a model", b"\x93NUMPY": "a .npy file", b"PAR1": "a Parquet file",
+    b"ARROW1": "an Arrow file", b"\x1f\x8b": "a compressed file", b"%PDF": "a PDF file",
+    b"\x89PNG": "a picture", b"SQLite format 3": "a database",
+}  # fmt: skip
 
 
 def shown(value: object) -> str:
@@ -25,6 +32,20 @@ def listed(names: Iterable[str]) -> str:
     more = len(names) - _MOST_LISTED
     first = ", ".join(map(shown, names[:_MOST_LISTED])) or "nothing"
     return f"{first} and {more} more" if more > 0 else first
+
+
+def described(start: bytes) -> str:
+    """Return what a file is, by its first bytes, which are shown where they tell nothing."""
+    for magic, name in _KNOWN.items():
+        if start.startswith(magic):
+            return name
+    if not start:
+        return "an empty file"
+    with contextlib.suppress(UnicodeDecodeError):
+        text = codecs.getincrementaldecoder("utf-8")().decode(start)  # which may be cut
+        if all(character.isprintable() or character.isspace() for character in text):
+            return "a file of text"
+    return f"a file that starts with {shown(start[:16])}"
 
 
 def source_name(source: str) -> str:

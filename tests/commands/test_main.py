@@ -12,10 +12,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 from click.testing import CliRunner
-from command_line import SCRIPTS, UNMEASURED, failure, run
+from command_line import SCRIPTS, UNMEASURED, failure, run, run_code
 from numpy.typing import NDArray
 
 from embedfilter import __version__
+from embedfilter.commands.common import tell_of_opening
 from embedfilter.commands.main import main
 
 
@@ -127,3 +128,31 @@ def test_a_device_that_is_not_there(tmp_path: Path) -> None:
         assert (
             f"--device: expected one that torch can use here, such as cpu, found '{device}'" in line
         )
+
+
+@pytest.mark.parametrize("is_watched", [False, True])
+def test_bars_of_other_libraries_are_for_who_watches(is_watched: bool) -> None:
+    """In a pipe they fill a file."""
+    program = (
+        "import sys\n"
+        f"sys.stderr.isatty = lambda: {is_watched}\n"
+        "sys.argv = ['embedfilter', '--version']\n"
+        "from embedfilter.__main__ import run\n"
+        "try: run()\n"
+        "except SystemExit: pass\n"
+        "from tqdm.auto import tqdm\n"
+        "from huggingface_hub.utils import are_progress_bars_disabled\n"
+        "print(are_progress_bars_disabled(), list(tqdm(range(2), desc='theirs')))\n"
+    )
+    done = run_code(program)
+    assert done.stdout.splitlines()[-1] == f"{not is_watched} [0, 1]"
+    assert ("theirs" in done.stderr) == is_watched
+
+
+def test_whoever_watches_is_told_why_nothing_happens(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for is_watched in (False, True):
+        monkeypatch.setattr("embedfilter.commands.common.on_terminal", lambda is_=is_watched: is_)
+        tell_of_opening("m.gguf")
+        assert capsys.readouterr().err == ("embedfilter: opening m.gguf ...\n" * is_watched)

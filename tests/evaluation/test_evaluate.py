@@ -27,7 +27,14 @@ from embedfilter.evaluation.inputs import as_filters
 from embedfilter.evaluation.measures import Measure
 from embedfilter.evaluation.methods import CALIBRATED, VOCABULARY, all_methods
 from embedfilter.evaluation.split import halves
-from embedfilter.evaluation.verdicts import Key, advise, command_for
+from embedfilter.evaluation.verdicts import (
+    Figure,
+    Key,
+    advise,
+    command_for,
+    format_interval,
+    format_share,
+)
 
 D = 32
 
@@ -471,8 +478,12 @@ def test_the_command_reads_tables(tmp_path: Path) -> None:
         ("--pairs", b"score\ttext\n1\n2\tb\n", "expected 2 columns, found fewer in line 2"),
         ("--pairs", b"text\tscore\na\n", "expected 2 columns, found fewer in line 2"),
         ("--pairs", b"score\na\n", "expected a number in column 'score', found 'a' in row 0"),
-        ("--pairs", b"first\tsecond\tscore\n0\t40\t1\n1\t2\t3\n", "row numbers of X"),
-        ("--labels", b"text\tlabel\na\tb\n", "labels: expected 40, one for each row of X"),
+        (
+            "--pairs",
+            b"first\tsecond\tscore\n0\t40\t1\n1\t2\t3\n",
+            "t.tsv: expected row numbers of /",
+        ),
+        ("--labels", b"text\tlabel\na\tb\n", "t.tsv: expected 40, one for each row of /"),
     ],
 )
 def test_the_command_refuses(option: str, text: bytes, message: str, tmp_path: Path) -> None:
@@ -561,3 +572,66 @@ def test_kinds_of_one_fit_are_those_of_a_fit_each(head: NDArray, rng: np.random.
         as_filters(equal, 24, [12])
     with pytest.raises(ValueError, match="of rank over"):
         as_filters(equal[:, :4] @ equal[:4], 24, [12])
+
+
+# ---- What is told before the work, and what the table leaves out ------------
+
+
+def test_wrong_widths_and_labels_are_told_before_a_filter_is_fitted(
+    head: NDArray, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    np.save(tmp_path / "head.npy", head)
+    np.save(tmp_path / "x.npy", X)
+    np.save(tmp_path / "wide.npy", np.hstack([X, X[:, :1]]))
+    EmbedFilter.from_matrix(head).save(tmp_path / "f.safetensors")
+    (tmp_path / "few.txt").write_text("a\nb\n")
+    monkeypatch.setattr(EmbedFilter, "from_checkpoint", None)  # which is not come to
+    for source in (("--model", tmp_path / "head.npy"), ("--filter", tmp_path / "f.safetensors")):
+        line = failure("evaluate", tmp_path / "wide.npy", *source)
+        assert f"{tmp_path / 'wide.npy'}: expected rows of {D}, as " in line
+        assert f"found rows of {D + 1}" in line
+    for options in ((), ("--vocabulary",)):  # which would take minutes
+        line = failure("evaluate", tmp_path / "x.npy", "--model", tmp_path / "head.npy", *options,
+                       "--labels", tmp_path / "few.txt")  # fmt: skip
+        assert line.endswith(
+            f"{tmp_path / 'few.txt'}: expected 40, one for each row of {tmp_path / 'x.npy'}, found"
+            " 2"
+        )
+
+
+def test_wrong_labels_are_told_before_texts_are_encoded() -> None:
+    for judged, message in (
+        ({"labels": ["a", "b"]}, "labels: expected 3, one for each row of X, found 2"),
+        ({"queries": ["q", "r"], "qrels": [[2, 0]]}, "qrels: expected row numbers of queries"),
+        ({"scores": [1.0, 2.0]}, "scores: expected one for each pair"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            evaluate(["a", "b", "c"], encode_with="no/model", **judged)
+
+
+def test_a_filter_is_compared_at_sizes_that_it_has(head: NDArray, tmp_path: Path) -> None:
+    f = EmbedFilter.from_matrix(head, n_components=D // 3)
+    sizes = {result.dimension for result in evaluate(X, f, labels=np.arange(40) % 2).results}
+    assert sizes == {D, D // 3, D // 4, D // 8}
+    of_head = evaluate(X, head, labels=np.arange(40) % 2)
+    assert {result.dimension for result in of_head.results} == {D, D // 2, D // 4, D // 8}
+
+
+def test_data_that_are_too_easy_are_told_of(rng: np.random.Generator) -> None:
+    labels = np.arange(80) % 2
+    apart = (20.0 * labels[:, None] - 10 + rng.standard_normal((80, D))).astype(np.float32)
+    assert any("too easy" in note for note in evaluate(apart, labels=labels).notes)
+    assert not any("too easy" in note for note in evaluate(X, labels=np.arange(40) % 2).notes)
+
+
+def test_intervals_of_nothing_are_not_shown() -> None:
+    assert format_interval(Figure(1.0, 0.0, -1e-5, 1e-5, "same")) == ""
+    assert format_interval(Figure(1.0, 0.0, -1e-5, 2e-3, "same")) == " [+0.0, +0.2]"
+    assert format_share(-1e-5) == "0.0"
+
+
+def test_the_command_says_where_the_page_is(tmp_path: Path) -> None:
+    np.save(tmp_path / "x.npy", X)
+    page = tmp_path / "r.html"
+    assert run("evaluate", tmp_path / "x.npy", "-o", page).stdout.endswith(f"\nwrote {page}\n")
+    json.loads(run("evaluate", tmp_path / "x.npy", "-o", page, "--json").stdout)

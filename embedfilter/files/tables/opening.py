@@ -24,7 +24,7 @@ from embedfilter.files.endings import (
     TSV,
     inner_ending,
 )
-from embedfilter.files.messages import shown
+from embedfilter.files.messages import described
 from embedfilter.files.tables.base import Part, Table, refuse_key
 from embedfilter.files.tables.delimited import DelimitedTable
 from embedfilter.files.tables.matrices import open_input, open_numpy, open_safetensors, open_torch
@@ -245,10 +245,9 @@ def _open_file(path: Path, where: str, kind: str | None, start: bytes, key: str 
 
 
 def _unknown(where: str, kind: str | None, start: bytes) -> EmbedFilterError:
-    found = _REFUSED.get(str(kind), shown(start[:16]))
-    return EmbedFilterError(
-        f"{where}: expected a file of embeddings, {_ALL}, found {found if start else 'no bytes'}"
-    )
+    found = _REFUSED.get(str(kind), described(start))
+    hint = ": 'embedfilter encode' makes embeddings of texts" if found.endswith("of text") else ""
+    return EmbedFilterError(f"{where}: expected a file of embeddings, {_ALL}, found {found}{hint}")
 
 
 def _open_text(stream: BinaryIO, where: str, kind: str, key: str | None) -> Table:
