@@ -29,6 +29,7 @@ from embedfilter.version import __version__
 
 __all__ = ["main"]
 
+_INTERRUPTED = 128 + signal.SIGINT  # the exit status that shells give a process it has ended
 _ARGUMENTS = "embedfilter.arguments"  # of this run, among what click keeps of it
 
 
@@ -44,6 +45,9 @@ class _Group(click.Group):
             with warnings.catch_warnings(), _termination_unwinds():
                 warnings.showwarning = functools.partial(_show_warning, ctx)
                 return super().invoke(ctx)
+        except KeyboardInterrupt:
+            click.echo("embedfilter: interrupted", err=True)
+            ctx.exit(_INTERRUPTED)
         except BrokenPipeError:  # the reader of our output has gone: click ends quietly
             raise
         except OSError as error:

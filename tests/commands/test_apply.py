@@ -120,7 +120,10 @@ def test_a_progress_bar_is_shown_on_a_terminal(
 
 @pytest.mark.parametrize(
     ("number", "status", "message"),
-    [(signal.SIGINT, 1, "Aborted!"), (signal.SIGTERM, 128 + signal.SIGTERM, "")],
+    [
+        (signal.SIGINT, 128 + signal.SIGINT, "embedfilter: interrupted"),
+        (signal.SIGTERM, 128 + signal.SIGTERM, ""),
+    ],
 )
 def test_interrupted_apply_leaves_nothing(
     filter_file: Path, tmp_path: Path, number: int, status: int, message: str
