@@ -245,7 +245,7 @@ def _open_file(path: Path, where: str, kind: str | None, start: bytes, key: str 
 
 
 def _unknown(where: str, kind: str | None, start: bytes) -> EmbedFilterError:
-    found = _REFUSED.get(str(kind), described(start))
+    found = _REFUSED.get(str(kind), described(start) if start else "no bytes")
     hint = ": 'embedfilter encode' makes embeddings of texts" if found.endswith("of text") else ""
     return EmbedFilterError(f"{where}: expected a file of embeddings, {_ALL}, found {found}{hint}")
 
