@@ -25,6 +25,7 @@ from embedfilter.errors import CheckpointError
 from embedfilter.files.endings import GGUF, ending
 from embedfilter.files.folder import Folder, exists
 from embedfilter.files.input_file import InputFile
+from embedfilter.files.messages import NOT_THERE
 from embedfilter.files.part_names import first_parts
 
 __all__ = ["Vocabulary", "find_vocabulary", "open_vocabulary", "visible"]
@@ -168,6 +169,8 @@ def open_vocabulary(tokenizer: Any) -> Vocabulary:
     """
     if isinstance(tokenizer, (str, bytes, os.PathLike)):
         path = Path(os.fsdecode(tokenizer))
+        if not exists(path):
+            raise CheckpointError(f"{path}: {NOT_THERE}")
         is_json = ending(path) == ".json"
         found = _from_json(InputFile(path)) if is_json else find_vocabulary(path)
         if found is None:

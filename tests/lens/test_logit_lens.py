@@ -172,7 +172,7 @@ def test_the_texts_of_a_checkpoint(checkpoint: Path, X: NDArray) -> None:
     assert "#4" in tokens  # the tokenizer is smaller than the vocabulary
     listed = LogitLens(checkpoint, tokenizer=["x"] * V).top_tokens(X, 2)
     assert listed.tokens[0] == ["x", "x"]
-    with pytest.raises(CheckpointError, match="missing.json: cannot be opened"):
+    with pytest.raises(CheckpointError, match="missing.json: no such file or folder"):
         LogitLens(checkpoint, tokenizer=checkpoint.parent / "missing.json")
 
 
