@@ -513,6 +513,16 @@ def test_files_with_an_equals_sign_in_their_names(
     np.testing.assert_array_equal(np.load(tmp_path / "o.npy"), f.transform(X))
 
 
+def test_a_table_beside_folders_that_name_columns(filter_file: Path, tmp_path: Path) -> None:
+    """Alone it would pass for the whole."""
+    source = tmp_path / "in"
+    FRAME.assign(lang="en").to_parquet(source, partition_cols=["lang"])
+    FRAME[:5].to_parquet(source / "stray.parquet")
+    line = failure("apply", filter_file, source, tmp_path / "o.parquet")
+    assert line.endswith("or files alone, found stray.parquet beside lang=en")
+    assert not (tmp_path / "o.parquet").exists()
+
+
 @pytest.mark.parametrize(
     ("other", "told"),
     [
