@@ -52,7 +52,7 @@ _output = click.option(
 @click.argument("filter_file", metavar="FILTER", type=PATH)
 @_output
 def spectrum(filter_file: Path, output: Path) -> None:
-    """Draw the singular values, what the filter cuts shaded."""
+    """Draw the singular values, those cut shaded."""
     from embedfilter import plots  # noqa: PLC0415
 
     picture = _Picture(output)
@@ -88,7 +88,7 @@ def energy(
     output: Path,
     **options: Any,
 ) -> None:
-    """Draw the energy of embeddings in each band of the spectrum.
+    """Draw the energy in each band of the spectrum.
 
     EMBEDDINGS is a file, of any kind that `apply` reads, of embeddings of CHECKPOINT's model.
     """
@@ -155,7 +155,7 @@ def tokens(
     output: Path,
     **options: Any,
 ) -> None:
-    """Draw a table of the tokens that embeddings write.
+    """Draw the tokens that embeddings write.
 
     EMBEDDINGS is a file, of any kind that `apply` reads, of embeddings of CHECKPOINT's model.
     """

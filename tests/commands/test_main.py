@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 import signal
 import stat
 import subprocess
@@ -80,6 +81,37 @@ def test_what_the_shell_is_offered(typed: str, offered: list[str]) -> None:
     }  # fmt: skip
     result = CliRunner().invoke(main, env=variables, prog_name="embedfilter")
     assert result.stdout.split() == offered
+
+
+@pytest.mark.skipif(shutil.which("zsh") is None, reason="there is no zsh")
+def test_zsh_is_told_of_the_completion() -> None:
+    script = (
+        "autoload -Uz compinit; compinit -u -D; "
+        'eval "$(_EMBEDFILTER_COMPLETE=zsh_source embedfilter)"; print $_comps[embedfilter]'
+    )
+    assert _in_a_shell("zsh", "-f", "-c", script) == ["_embedfilter_completion"]
+
+
+@pytest.mark.skipif(shutil.which("fish") is None, reason="there is no fish")
+def test_what_fish_offers(filter_file: Path) -> None:
+    asked = (
+        "embedfilter fit --kind l",
+        "embedfilter ca",
+        f"embedfilter apply {filter_file.parent}/",
+    )
+    script = "_EMBEDFILTER_COMPLETE=fish_source embedfilter | source; " + "; ".join(
+        f"complete -C '{typed}'" for typed in asked
+    )
+    kind, command, file = _in_a_shell("fish", "--no-config", "-c", script)
+    assert (kind, command.split("\t")[0], file) == ("late", "calibrate", str(filter_file))
+
+
+def _in_a_shell(*words: str) -> list[str]:
+    path = f"{SCRIPTS}{os.pathsep}{os.environ['PATH']}"
+    done = subprocess.run(
+        words, env={**UNMEASURED, "PATH": path}, capture_output=True, text=True, check=False
+    )
+    return done.stdout.splitlines()
 
 
 @pytest.mark.parametrize("moment", ["while it is loaded", "while it waits for input"])
