@@ -14,6 +14,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from embedfilter.arrays.embeddings import as_embeddings, bad_rows_message
+from embedfilter.errors import warn_user
 
 if TYPE_CHECKING:
     import os
@@ -194,6 +195,7 @@ def top_tokens(
         for row in range(min(n, rows))
     ]
     families, known = _fonts(text for row in cells for text in row)
+    _warn_of_lacking({character for row in cells for text in row for character in text}, known)
     table = ax.table(
         [[_drawable(text, known) for text in row] for row in cells] or [[""] * (len(results) + 1)],
         colLabels=["", *titles[: len(results)]],
@@ -286,6 +288,16 @@ def _fonts(texts: Iterable[str]) -> tuple[list[str], set[int]]:
             known |= characters
             lacking -= characters
     return families, known
+
+
+def _warn_of_lacking(characters: set[str], known: set[int]) -> None:
+    lacking = sorted(c for c in characters if ord(c) not in known and c.isprintable())
+    if lacking:
+        warn_user(
+            f"found no font with {len(lacking)} of the characters, such as {lacking[0]!r}, which"
+            " are drawn as escapes: install one that has them (Debian: apt install fonts-noto-cjk),"
+            " and delete matplotlib's cache of fonts"
+        )
 
 
 def _drawable(text: str, known: set[int]) -> str:

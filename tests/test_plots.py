@@ -113,7 +113,8 @@ def test_top_tokens(
     monkeypatch.setattr(font_manager.fontManager, "ttflist", [])
     lens = LogitLens(W, tokenizer=["$x$", " $", "中文", "\U0001f600", "a\nb", "\\frac"] * 50)
     found = [lens.top_tokens(X, labels=["text $y$"] * 30), lens.top_tokens(X, filter=f)]
-    assert plots.top_tokens(found, rows=3, tokens=4, ax=ax) is ax
+    with pytest.warns(UserWarning, match="no font with .*fonts-noto-cjk"):
+        assert plots.top_tokens(found, rows=3, tokens=4, ax=ax) is ax
     (table,) = ax.tables
     cells = {place: cell.get_text().get_text() for place, cell in table.get_celld().items()}
     assert len(cells) == 4 * 3
@@ -124,7 +125,8 @@ def test_top_tokens(
     assert "中" not in everything
     assert "\n" not in everything
     one = Figure().subplots()
-    plots.top_tokens(found[0], titles=["tokens"], ax=one)
+    with pytest.warns(UserWarning, match="no font with"):
+        plots.top_tokens(found[0], titles=["tokens"], ax=one)
     assert len(one.tables[0].get_celld()) == 9 * 2
     with pytest.raises(ValueError, match="found: expected results of the same vectors"):
         plots.top_tokens([found[0], lens.top_tokens(X[:3])], ax=ax)

@@ -5,6 +5,7 @@ No library is imported for it: whoever hands over what is one of its own has loa
 
 from __future__ import annotations
 
+import os
 import sys
 from collections.abc import Iterable, Mapping, Set
 from typing import Any
@@ -112,6 +113,8 @@ def _from_any(X: Any, name: str) -> NDArray[Any]:
     if is_rows and iter(X) is not X and not is_sparse:
         return as_array(list(X), name)
     hint = ": X.toarray() is an array" if is_sparse else ": make a list of it" if is_rows else ""
+    if isinstance(X, (str, os.PathLike)):
+        hint = ": np.load reads a .npy file, and the command 'embedfilter apply' filters files"
     what = type(X).__name__ if X is not None else "None"
     raise TypeError(f"{name}: expected an array or lists of numbers, found {what}{hint}")
 

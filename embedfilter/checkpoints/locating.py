@@ -13,6 +13,7 @@ from embedfilter.errors import CheckpointError
 from embedfilter.files.endings import GGUF, NPY, NPZ, PICKLES, SAFETENSORS, TORCH, ending
 from embedfilter.files.folder import Folder, exists
 from embedfilter.files.input_file import InputFile
+from embedfilter.files.messages import NOT_THERE
 
 __all__ = ["ENDINGS", "Place", "hub_name", "locate"]
 
@@ -114,7 +115,8 @@ def _not_found(given: str) -> CheckpointError:
     hint = ""
     if _URL.match(given):
         hint = "; no addresses are read, only local paths and Hugging Face Hub ids (owner/name)"
-    return CheckpointError(f"{given!r}: no such file or folder{hint}")
+    name = given if given.isprintable() and given else repr(given)
+    return CheckpointError(f"{name}: {NOT_THERE}{hint}")
 
 
 def _on_hub(repository: str, name: str | None, given: str, revision: str | None) -> Place:
@@ -122,7 +124,7 @@ def _on_hub(repository: str, name: str | None, given: str, revision: str | None)
         from embedfilter.checkpoints.hub.repository import open_repository  # noqa: PLC0415
     except ImportError as error:
         raise ImportError(
-            f"{given!r}: no such file or folder; to read models from the Hugging Face Hub: "
+            f"{given}: {NOT_THERE}; to read models from the Hugging Face Hub: "
             'pip install "embedfilter[hub]"'
         ) from error
     try:

@@ -120,13 +120,16 @@ def apply(
         n_rows, width = _filter(
             f, filter_file, transform, table, output, format_, column, output_column
         )
+        shape = (*(table.lead or (n_rows,)), width)
     seconds = time.perf_counter() - start
     if as_json:
-        click.echo(
-            json.dumps({"rows": n_rows, "width": width, "seconds": seconds}), err=output == "-"
-        )
+        facts = {"rows": n_rows, "width": width, "shape": shape, "seconds": seconds}
+        click.echo(json.dumps(facts), err=output == "-")
     elif output != "-":
-        print_text(f"{output}: {n_rows} rows of {width} in {seconds:.2f} s")
+        counted = f"{n_rows} rows of {width}"
+        if len(shape) > 2:
+            counted = f"an array {shape}, of {n_rows} vectors,"
+        print_text(f"{output}: {counted} in {seconds:.2f} s")
 
 
 _Transform = Callable[[NDArray[Any]], NDArray[Any]]

@@ -44,11 +44,13 @@ __all__ = [
     "on_terminal",
     "open_filter",
     "print_text",
+    "read_beside",
     "read_rows",
     "revision_option",
     "tell_of_opening",
     "template_option",
     "tensor_option",
+    "texts_option",
     "threads_option",
 ]
 
@@ -110,6 +112,13 @@ dtype_option = click.option(
 )
 filter_option = click.option(
     "--filter", "filter_file", type=PATH, help="Show what is left after this filter, too."
+)
+texts_option = click.option(
+    "--texts",
+    "texts_file",
+    type=PATH,
+    help="Show these beside the vectors: a file with the text of each in a line, or a table with a"
+    " column 'text'.",
 )
 column_option = click.option(
     "--column", help="The column of embeddings, of tables.  [default: the only one of lists]"
@@ -193,6 +202,20 @@ def read_rows(
                 break
     rows = np.concatenate(blocks) if blocks else np.empty((0, width or 0), np.float32)
     return rows[:n_rows]
+
+
+def read_beside(path: Path | None, embeddings: Path, n_rows: int) -> list[str] | None:
+    """Return the texts of the first rows of embeddings, None where there is no file of them."""
+    from embedfilter.files.lines import read_texts  # noqa: PLC0415 - light --help
+
+    if path is None:
+        return None
+    texts = read_texts(path)
+    if len(texts) < n_rows:
+        raise EmbedFilterError(
+            f"{path}: expected a text for each row of {embeddings}, found {len(texts)}"
+        )
+    return texts[:n_rows]
 
 
 def block_rows(d: int) -> int:

@@ -35,8 +35,13 @@ def export(filter_file: Path, model: str, output: Path, as_json: bool) -> None:
     Example:
       embedfilter export filter.safetensors path/to/st-model -o filtered-model
     """  # noqa: D301 - click takes the backspace for "do not wrap"
+    from embedfilter.checkpoints.locating import hub_name  # noqa: PLC0415 - light --help
+    from embedfilter.files.folder import exists  # noqa: PLC0415
+
     check_order((FILTER, filter_file), (MODEL, model))
     f = open_filter(filter_file)
+    if not exists(Path(model)):
+        hub_name(model)  # or it is a missing folder
     tell_of_opening(model)
     f.to_sentence_transformers(model, output)
     if as_json:

@@ -36,8 +36,9 @@ def inspect(file: str, as_json: bool, **options: Any) -> None:
     """Tell what a filter or a checkpoint holds.
 
     Of a filter: where it comes from, and its spectrum. Of a checkpoint: which tensor would be
-    the unembedding matrix, and why; how many tokens its model knows, and how many rows are
-    padding, zeros, or copies of others.
+    the unembedding matrix, and why; how many tokens its model knows, how many rows are padding
+    beyond them (padding_rows), all zeros (zero_rows), or the same as an earlier row, as those of
+    tokens that were never trained may be (copied_rows).
 
     \b
     Example:

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import functools
+import os
 import signal
 import threading
 import warnings
@@ -25,15 +27,49 @@ from embedfilter.commands.mteb import mteb
 from embedfilter.commands.plot import plot
 from embedfilter.commands.wording import in_options
 from embedfilter.errors import EmbedFilterError
+from embedfilter.files.messages import NOT_THERE
 from embedfilter.version import __version__
 
 __all__ = ["main"]
 
+_INTERRUPTED = 128 + signal.SIGINT  # the exit status that shells give a process it has ended
 _ARGUMENTS = "embedfilter.arguments"  # of this run, among what click keeps of it
+
+
+class _UsageLine(click.ClickException):
+    """A usage error, as one line like any other."""
+
+    exit_code = 2
+
+    def __init__(self, error: click.UsageError) -> None:
+        message = error.format_message().strip().removesuffix(".")
+        message = message[:1].lower() + message[1:]
+        path = "embedfilter" if error.ctx is None else error.ctx.command_path
+        if error.ctx is not None and "argument" in message:
+            usage = " ".join(error.ctx.get_usage().split()).removeprefix("Usage: ")
+            message = f"{message}; expected {usage}"
+        super().__init__(f"{message}{'' if message.endswith('?') else ';'} see '{path} --help'")
+
+    def show(self, file: Any = None) -> None:
+        click.echo(f"embedfilter: error: {self.message}", file=file, err=file is None)
+
+
+@contextlib.contextmanager
+def _usage_in_a_line() -> Iterator[None]:
+    try:
+        yield
+    except click.exceptions.NoArgsIsHelpError:  # which shows the help
+        raise
+    except click.UsageError as error:
+        raise _UsageLine(error) from None
 
 
 class _Group(click.Group):
     """Turns what a command raises for bad input into one line and exit status 2."""
+
+    def make_context(self, *args: Any, **kwargs: Any) -> click.Context:
+        with _usage_in_a_line():
+            return super().make_context(*args, **kwargs)
 
     def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
         ctx.meta[_ARGUMENTS] = list(args)
@@ -41,14 +77,18 @@ class _Group(click.Group):
 
     def invoke(self, ctx: click.Context) -> Any:
         try:
-            with warnings.catch_warnings(), _termination_unwinds():
+            with warnings.catch_warnings(), _termination_unwinds(), _usage_in_a_line():
                 warnings.showwarning = functools.partial(_show_warning, ctx)
                 return super().invoke(ctx)
+        except KeyboardInterrupt:
+            click.echo("embedfilter: interrupted", err=True)
+            ctx.exit(_INTERRUPTED)
         except BrokenPipeError:  # the reader of our output has gone: click ends quietly
             raise
         except OSError as error:
             place = f"{error.filename}: " if error.filename else ""
-            _fail(ctx, f"{place}{error.strerror or error}")
+            is_missing = error.strerror == os.strerror(errno.ENOENT)
+            _fail(ctx, f"{place}{NOT_THERE if is_missing else error.strerror or error}")
         except (
             EmbedFilterError,
             ValueError,

@@ -17,9 +17,11 @@ from embedfilter.commands.common import (
     load_filter,
     open_filter,
     print_text,
+    read_beside,
     read_rows,
     revision_option,
     tensor_option,
+    texts_option,
 )
 from embedfilter.commands.roles import EMBEDDINGS, MODEL, check_order
 from embedfilter.errors import EmbedFilterError
@@ -50,7 +52,7 @@ _output = click.option(
 @click.argument("filter_file", metavar="FILTER", type=PATH)
 @_output
 def spectrum(filter_file: Path, output: Path) -> None:
-    """Draw the singular values, what the filter cuts shaded."""
+    """Draw the singular values, those cut shaded."""
     from embedfilter import plots  # noqa: PLC0415
 
     picture = _Picture(output)
@@ -86,7 +88,7 @@ def energy(
     output: Path,
     **options: Any,
 ) -> None:
-    """Draw the energy of embeddings in each band of the spectrum.
+    """Draw the energy in each band of the spectrum.
 
     EMBEDDINGS is a file, of any kind that `apply` reads, of embeddings of CHECKPOINT's model.
     """
@@ -134,6 +136,7 @@ def similarities(
 @click.option(
     "--rows", type=click.IntRange(min=1), default=8, show_default=True, help="How many vectors."
 )
+@texts_option
 @click.option("--tokenizer", type=PATH, help="A tokenizer.json, where there is none beside.")
 @tensor_option
 @revision_option
@@ -148,10 +151,11 @@ def tokens(
     key: str | None,
     k: int,
     rows: int,
+    texts_file: Path | None,
     output: Path,
     **options: Any,
 ) -> None:
-    """Draw a table of the tokens that embeddings write.
+    """Draw the tokens that embeddings write.
 
     EMBEDDINGS is a file, of any kind that `apply` reads, of embeddings of CHECKPOINT's model.
     """
@@ -162,10 +166,11 @@ def tokens(
     check_order((MODEL, checkpoint), (EMBEDDINGS, embeddings))
     f = _load(filter_file, embeddings)
     X = read_rows(embeddings, rows, column=column, key=key)
+    texts = read_beside(texts_file, embeddings, len(X))
     with LogitLens(checkpoint, **options) as lens:
-        found = [lens.top_tokens(X, k)]
+        found = [lens.top_tokens(X, k, labels=texts)]
         if f is not None:
-            found.append(lens.top_tokens(X, k, filter=f))
+            found.append(lens.top_tokens(X, k, filter=f, labels=texts))
     picture.fill(plots.TABLE_ROW_INCHES * (len(X) + 1))
     plots.top_tokens(found, rows=rows, tokens=k, ax=picture.ax)
     picture.save()

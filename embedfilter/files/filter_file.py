@@ -33,7 +33,7 @@ from embedfilter.files.atomic import atomic_output
 from embedfilter.files.containers.safetensors import SafetensorsFile
 from embedfilter.files.endings import OF_OTHER_FILES, SAFETENSORS, ending
 from embedfilter.files.input_file import InputFile
-from embedfilter.files.messages import described, shown
+from embedfilter.files.messages import NOT_THERE, described, shown
 
 __all__ = ["check_filter_name", "is_filter", "is_filter_file", "read_filter", "write_filter"]
 
@@ -128,6 +128,8 @@ def read_filter(path: Path, kinds: Collection[str]) -> dict[str, Any]:
             with contextlib.closing(InputFile(path)) as other:
                 start = other.read(0, min(other.size, _START)).tobytes()
             raise FilterFileError(f"{path}: {_EXPECTED}, found {described(start)}") from None
+        if detail == NOT_THERE:
+            raise FilterFileError(f"{path}: {detail}") from None
         raise FilterFileError(f"{path}: {_EXPECTED}: {detail}") from None
 
 

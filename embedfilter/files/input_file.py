@@ -14,6 +14,7 @@ import numpy as np
 
 from embedfilter.errors import CheckpointError
 from embedfilter.files.atomic import file_kind
+from embedfilter.files.messages import NOT_THERE
 
 if TYPE_CHECKING:
     from pathlib import Path, PurePath
@@ -61,6 +62,8 @@ class InputFile:
                     f"{path}: not a regular file: expected one, found a {file_kind(mode)}"
                 )
             self._file = path.open("rb", buffering=0)
+        except FileNotFoundError as error:
+            raise CheckpointError(f"{path}: {NOT_THERE}") from error
         except OSError as error:
             raise CheckpointError(f"{path}: cannot be opened: {error.strerror}") from error
         self.size = self._current_size()

@@ -8,8 +8,9 @@ import reprlib
 from collections.abc import Iterable, Mapping
 from pathlib import PurePath
 
-__all__ = ["described", "listed", "origin_of_width", "shown", "source_name"]
+__all__ = ["NOT_THERE", "described", "listed", "origin_of_width", "shown", "source_name"]
 
+NOT_THERE = "no such file or folder"
 _SHORT = reprlib.Repr()
 _SHORT.maxstring = _SHORT.maxother = 200
 _SHORT.maxlist = _SHORT.maxtuple = 8

@@ -43,6 +43,8 @@ __all__ = ["LogitLens"]
 _KEPT_BYTES = 512 << 20
 # Vectors that go through the matrix together, and the tokens kept for them.
 _PASS_ROWS, _PASS_TOKENS = 4096, 1 << 25
+# Of a vocabulary, against the rows of a matrix.
+_MORE_TOKENS, _MOST_PADDING = 256, 0.05
 # Rows that get their bias at a time: the matrix is not copied as a whole.
 _BIASED_ROWS = 4096
 
@@ -106,11 +108,30 @@ class LogitLens:
         for doubt in self.matrix.doubts:
             warn_user(f"{self.matrix.source}: {doubt}")
         V, d = self.matrix.shape
+        self._check_beside(V)
         self._rows = self.matrix  # where the rows come from
         small = V * d * decoded_itemsize(self.matrix.dtype) <= _KEPT_BYTES
         if small and self.matrix.source != "array":
             with self.matrix:
                 self._rows = open_array(self.matrix.rows(0, V))
+
+    def _check_beside(self, V: int) -> None:
+        """Leave out, or tell of, the tokens of a file that may be of another model."""
+        if self.vocabulary is None or not self.vocabulary.is_beside:
+            return
+        n, file = len(self.vocabulary), self.vocabulary.source
+        # Matrices are padded; a tokenizer may know a few tokens more.
+        if n - _MORE_TOKENS <= V <= n * (1 + _MOST_PADDING) + _MORE_TOKENS:
+            warn_user(
+                f"{self.matrix.source}: found no tokenizer.json, took the tokens of {file}, which"
+                " may be of another model; tokenizer= names one"
+            )
+            return
+        warn_user(
+            f"{self.matrix.source}: found no tokenizer.json, and {n} tokens in {file} for {V} rows,"
+            " which is of another model: tokens are shown by their ids; tokenizer= names one"
+        )
+        self.vocabulary = None
 
     def __repr__(self) -> str:
         V, d = self.matrix.shape

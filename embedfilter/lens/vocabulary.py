@@ -22,9 +22,10 @@ from numpy.typing import NDArray
 from embedfilter.checkpoints.formats.gguf import GgufFile
 from embedfilter.checkpoints.layouts.hub_cache import snapshot_in
 from embedfilter.errors import CheckpointError
-from embedfilter.files.endings import GGUF, ending
+from embedfilter.files.endings import GGUF, SAFETENSORS, TORCH, ending
 from embedfilter.files.folder import Folder, exists
 from embedfilter.files.input_file import InputFile
+from embedfilter.files.messages import NOT_THERE
 from embedfilter.files.part_names import first_parts
 
 __all__ = ["Vocabulary", "find_vocabulary", "open_vocabulary", "visible"]
@@ -48,6 +49,11 @@ class Vocabulary:
         Where they come from.
     make_tokenizer : callable, optional
         Returns the ``tokenizers.Tokenizer`` that cuts texts into these tokens.
+
+    Attributes
+    ----------
+    is_beside : bool
+        Whether it was found in a file beside the model's, which may be of another.
     """
 
     def __init__(
@@ -59,6 +65,7 @@ class Vocabulary:
         self._texts = texts
         self._make_tokenizer = make_tokenizer
         self.source = source
+        self.is_beside = False
 
     def __len__(self) -> int:
         return len(self._texts)
@@ -146,8 +153,12 @@ def find_vocabulary(source: Any) -> Vocabulary | None:
     folder = Folder(snapshot_in(path))
     if folder.has(_TOKENIZER):
         return _from_json(folder.open(_TOKENIZER))
-    files = first_parts(name for name in folder.names() if ending(name) in GGUF)
-    return _from_gguf(folder.open(files[0])) if len(files) == 1 else None
+    names = folder.names()
+    files = first_parts(name for name in names if ending(name) in GGUF)
+    found = _from_gguf(folder.open(files[0])) if len(files) == 1 else None
+    if found is not None:
+        found.is_beside = any(ending(name) in (*SAFETENSORS, *TORCH) for name in names)
+    return found
 
 
 def open_vocabulary(tokenizer: Any) -> Vocabulary:
@@ -168,6 +179,8 @@ def open_vocabulary(tokenizer: Any) -> Vocabulary:
     """
     if isinstance(tokenizer, (str, bytes, os.PathLike)):
         path = Path(os.fsdecode(tokenizer))
+        if not exists(path):
+            raise CheckpointError(f"{path}: {NOT_THERE}")
         is_json = ending(path) == ".json"
         found = _from_json(InputFile(path)) if is_json else find_vocabulary(path)
         if found is None:

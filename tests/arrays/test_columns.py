@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import deque
+from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
@@ -16,6 +17,7 @@ from numpy.typing import NDArray
 from scipy import sparse
 
 from embedfilter import EmbedFilter, LogitLens, diagnose, evaluate
+from embedfilter.arrays.columns import as_array
 
 D, N = 16, 7
 X: NDArray = np.random.default_rng(0).standard_normal((N, D)).astype("f4")
@@ -321,3 +323,9 @@ def test_refused(f: EmbedFilter, given: Any, message: str) -> None:
 def test_missing_labels(labels: Any) -> None:
     with pytest.raises(ValueError, match="labels: expected a label for each row, .* in row 1"):
         evaluate(np.random.default_rng(0).standard_normal((30, D)), labels=labels)
+
+
+@pytest.mark.parametrize("path", ["x.npy", Path("x.npy")])
+def test_a_path_is_no_array(path: object) -> None:
+    with pytest.raises(TypeError, match=r"X: expected an array .*np.load reads a .npy file"):
+        as_array(path, "X")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import fcntl
+import json
 import os
 import signal
 import struct
@@ -120,7 +121,10 @@ def test_a_progress_bar_is_shown_on_a_terminal(
 
 @pytest.mark.parametrize(
     ("number", "status", "message"),
-    [(signal.SIGINT, 1, "Aborted!"), (signal.SIGTERM, 128 + signal.SIGTERM, "")],
+    [
+        (signal.SIGINT, 128 + signal.SIGINT, "embedfilter: interrupted"),
+        (signal.SIGTERM, 128 + signal.SIGTERM, ""),
+    ],
 )
 def test_interrupted_apply_leaves_nothing(
     filter_file: Path, tmp_path: Path, number: int, status: int, message: str
@@ -156,3 +160,14 @@ def test_interrupted_apply_leaves_nothing(
     assert errors.strip() == message
     assert {path.name for path in tmp_path.iterdir()} == {"filter.safetensors", "X.npy", "Y.npy"}
     assert output.read_bytes() == b"old"
+
+
+def test_what_is_counted_of_an_array_of_more_axes(
+    filter_file: Path, X: NDArray, tmp_path: Path
+) -> None:
+    source, output = tmp_path / "x.npy", tmp_path / "y.npy"
+    np.save(source, X[:24].reshape(2, 12, D))
+    line = run("apply", filter_file, source, output).stdout
+    assert line.startswith(f"{output}: an array (2, 12, {D // 2}), of 24 vectors, in ")
+    facts = json.loads(run("apply", filter_file, source, output, "--json").stdout)
+    assert (facts["rows"], facts["shape"]) == (24, [2, 12, D // 2])

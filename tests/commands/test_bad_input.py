@@ -69,7 +69,7 @@ def save_header(path: Path, shape: tuple[int, ...]) -> None:
 @pytest.mark.parametrize(
     ("write", "message"),
     [
-        (lambda p: None, "X.npy: No such file"),
+        (lambda p: None, "X.npy: no such file or folder$"),
         (lambda p: p.mkdir(), "X.npy: not a regular file: expected one, found a folder"),
         (lambda p: p.write_bytes(b""), "X.npy: not a .npy file: .*, found an empty file"),
         (lambda p: p.write_bytes(b"PK\x03\x04 zip"), "X.npy: not a sound zip archive"),
@@ -144,7 +144,7 @@ def test_bad_arguments_to_apply(filter_file: Path, X: NDArray, tmp_path: Path) -
         ),
         (np.ones((2, 32)), "ranges.npy: ranges: expected least < greatest"),
         (np.ones((2, 32), np.int8), "ranges.npy: expected float16"),
-        (None, "ranges.npy: No such file"),
+        (None, "ranges.npy: no such file or folder$"),
     ],
 )
 def test_bad_ranges(
@@ -246,9 +246,20 @@ def test_a_full_disk(filter_file: Path, X: NDArray, tmp_path: Path) -> None:
 
 
 def test_usage_errors_exit_with_2(tmp_path: Path) -> None:
-    assert "Missing option" in run("fit", "x", status=2).stderr
-    assert "No such command" in run("fitt", status=2).stderr
-    assert "No such option" in run("fit", "x", "-o", "y", "--revise", "main", status=2).stderr
+    assert failure("fit", "x").endswith(
+        "error: missing option '-o' / '--output'; see 'embedfilter fit --help'"
+    )
+    assert failure("fitt").endswith(
+        "error: no such command 'fitt'. Did you mean 'fit'? see 'embedfilter --help'"
+    )
+    assert "no such option '--revise'" in failure("fit", "x", "-o", "y", "--revise", "main")
+    assert failure("plot", "fit").endswith("no such command 'fit'; see 'embedfilter plot --help'")
+    assert failure("apply", "f", "x").endswith(
+        "missing argument 'IN...'; expected embedfilter apply [OPTIONS] FILTER IN... OUT; see"
+        " 'embedfilter apply --help'"
+    )
+    assert "is not a valid integer; see" in failure("fit", "x", "-o", "y", "--threads", "a")
+    assert "Usage" in run("plot", status=2).stderr
     assert embedfilter.__version__ in run("--version").stdout
 
 
@@ -286,3 +297,21 @@ def test_an_unknown_instruction_set(filter_file: Path, checkpoint: Path) -> None
         assert "EMBEDFILTER_ISA: expected" in line
         assert "mmx" in line
     assert "Usage" in run("--help", variables=variables).stdout
+
+
+def test_missing_files_are_told_of_in_one_way(
+    checkpoint: Path, filter_file: Path, X: NDArray, tmp_path: Path
+) -> None:
+    no, x, out = tmp_path / "no", tmp_path / "x.npy", tmp_path / "out"
+    np.save(x, X)
+    (texts := tmp_path / "texts.txt").write_text("a text\n")
+    for words in (
+        ("apply", no, x, out), ("apply", filter_file, no, out), ("fit", no, "-o", out),
+        ("calibrate", filter_file, no, "-o", out), ("inspect", no), ("lens", no, x),
+        ("lens", checkpoint, no), ("lens", checkpoint, x, "--tokenizer", no),
+        ("evaluate", no), ("evaluate", x, "--labels", no), ("evaluate", x, "--model", no),
+        ("evaluate", x, "--filter", no), ("encode", no, texts, "-o", out),
+        ("encode", "owner/name", no, "-o", out), ("export", no, checkpoint, "-o", out),
+        ("export", filter_file, no, "-o", out), ("plot", "spectrum", no, "-o", "p.png"),
+    ):  # fmt: skip
+        assert failure(*words) == f"embedfilter: error: {no}: no such file or folder", words

@@ -145,3 +145,27 @@ def test_plot_refuses(
     )
     assert "missing.npy" in failure("plot", "similarities", tmp_path / "missing.npy", *output)
     assert list(tmp_path.iterdir()) == []
+
+
+def test_texts_beside_the_vectors(
+    checkpoint: Path, embeddings: Path, X: NDArray, filter_file: Path, tmp_path: Path
+) -> None:
+    texts = tmp_path / "texts.txt"
+    texts.write_text("".join(f"text number {i}\n" for i in range(len(X))))
+    options = ("--filter", filter_file, "-k", 2, "--rows", 3)
+    plain = run("lens", checkpoint, embeddings, *options).stdout.splitlines()
+    lines = run("lens", checkpoint, embeddings, *options, "--texts", texts).stdout.splitlines()
+    assert lines[::3] == [f"{i:>5}  text number {i}" for i in range(3)]
+    assert [line.split() for line in lines if "number" not in line] == [
+        [word for word in line.split() if not word.isdigit()] for line in plain
+    ]
+    facts = json.loads(
+        run("lens", checkpoint, embeddings, *options, "--texts", texts, "--json").stdout
+    )
+    assert facts["texts"] == [f"text number {i}" for i in range(3)]
+    picture = tmp_path / "p.svg"
+    run("plot", "tokens", checkpoint, embeddings, "--texts", texts, "-o", picture)
+    assert picture.stat().st_size > 0
+    texts.write_text("one\n")
+    line = failure("lens", checkpoint, embeddings, "--texts", texts)
+    assert f"{texts}: expected a text for each row of {embeddings}, found 1" in line

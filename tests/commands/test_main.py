@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 import signal
 import stat
 import subprocess
@@ -82,11 +83,44 @@ def test_what_the_shell_is_offered(typed: str, offered: list[str]) -> None:
     assert result.stdout.split() == offered
 
 
+@pytest.mark.skipif(shutil.which("zsh") is None, reason="there is no zsh")
+def test_zsh_is_told_of_the_completion() -> None:
+    script = (
+        "autoload -Uz compinit; compinit -u -D; "
+        'eval "$(_EMBEDFILTER_COMPLETE=zsh_source embedfilter)"; print $_comps[embedfilter]'
+    )
+    assert _in_a_shell("zsh", "-f", "-c", script) == ["_embedfilter_completion"]
+
+
+@pytest.mark.skipif(shutil.which("fish") is None, reason="there is no fish")
+def test_what_fish_offers(filter_file: Path) -> None:
+    asked = (
+        "embedfilter fit --kind l",
+        "embedfilter ca",
+        f"embedfilter apply {filter_file.parent}/",
+    )
+    script = "_EMBEDFILTER_COMPLETE=fish_source embedfilter | source; " + "; ".join(
+        f"complete -C '{typed}'" for typed in asked
+    )
+    kind, command, file = _in_a_shell("fish", "--no-config", "-c", script)
+    assert (kind, command.split("\t")[0], file) == ("late", "calibrate", str(filter_file))
+
+
+def _in_a_shell(*words: str) -> list[str]:
+    path = f"{SCRIPTS}{os.pathsep}{os.environ['PATH']}"
+    done = subprocess.run(
+        words, env={**UNMEASURED, "PATH": path}, capture_output=True, text=True, check=False
+    )
+    return done.stdout.splitlines()
+
+
 @pytest.mark.parametrize("moment", ["while it is loaded", "while it waits for input"])
 def test_an_interrupt_at_any_moment(filter_file: Path, tmp_path: Path, moment: str) -> None:
     loading = moment == "while it is loaded"
     program = (
-        "import signal, sys\n"
+        "import atexit, signal, sys\n"
+        # What runs at the end of Python would meet threads that are at work still.
+        "atexit.register(print, 'the end of Python', file=sys.stderr)\n"
         "signal.signal(signal.SIGINT, signal.default_int_handler)\n"
         "from embedfilter import __main__\n"
         + (
@@ -112,8 +146,8 @@ def test_an_interrupt_at_any_moment(filter_file: Path, tmp_path: Path, moment: s
         process.stdin.flush()
         process.send_signal(signal.SIGINT)
     status = process.wait(60)  # its input is still open
-    assert status == (-signal.SIGINT if loading else 1)
-    assert process.stderr.read().strip() == ("" if loading else "Aborted!")
+    assert status == (-signal.SIGINT if loading else 128 + signal.SIGINT)
+    assert process.stderr.read().strip() == ("" if loading else "embedfilter: interrupted")
     process.stdin.close()
     process.stderr.close()
     assert sorted(path.name for path in tmp_path.iterdir()) == ["filter.safetensors"]

@@ -429,12 +429,28 @@ def test_keys_inside_of_others(f: EmbedFilter, filter_file: Path, tmp_path: Path
     one = [{"id": i, "data": [{"index": 0, "embedding": x.tolist()}]} for i, x in enumerate(X)]
     path.write_text("".join(json.dumps(row) + "\n" for row in one))
     line = failure("apply", filter_file, path, out)
-    assert line.endswith("found it inside of 'id', 'data': --column data.0.embedding")
+    assert line.endswith("found one inside of 'data': --column data.0.embedding")
+    for wanted in ("data", "data.0", "data.0.vector"):  # the way to another place
+        line = failure("apply", filter_file, path, out, "--column", wanted)
+        assert line.endswith("found one inside of 'data': --column data.0.embedding"), line
     run("apply", filter_file, path, out, "--column", "data.0.embedding")
     rows = [json.loads(line) for line in out.read_text().splitlines()]
-    assert [(row["id"], row["data"]) for row in rows] == [(i, [{"index": 0}]) for i in range(N)]
-    found = np.array([row["data.0.embedding"] for row in rows], "f4")
+    found = np.array([row["data"][0]["embedding"] for row in rows], "f4")
     np.testing.assert_array_equal(found, f.transform(X))
+    for i, row in enumerate(rows):  # all else is as it was, in its order
+        assert json.dumps(row) == json.dumps(
+            {"id": i, "data": [{"index": 0, "embedding": row["data"][0]["embedding"]}]}
+        )
+    run("apply", filter_file, path, out, "--column", "data.0.embedding", "--precision", "ubinary",
+        "--output-column", "bits")  # fmt: skip
+    rows = [json.loads(line) for line in out.read_text().splitlines()]
+    assert [{**row, "bits": None} for row in rows] == [{**row, "bits": None} for row in one]
+    bits = [row["bits"] for row in rows]
+    np.testing.assert_array_equal(bits, f.transform(X, precision="ubinary"))
+    run("apply", filter_file, path, tmp_path / "o.parquet", "--column", "data.0.embedding")
+    np.testing.assert_array_equal(
+        np.stack(pd.read_parquet(tmp_path / "o.parquet")["data.0.embedding"]), f.transform(X)
+    )
     run("apply", filter_file, path, tmp_path / "o.npy", "--column", "data.0.embedding")
     np.testing.assert_array_equal(np.load(tmp_path / "o.npy"), f.transform(X))
 
@@ -443,8 +459,6 @@ def test_keys_inside_of_others(f: EmbedFilter, filter_file: Path, tmp_path: Path
     path.write_text("\n".join(lines))
     line = failure("apply", filter_file, path, out, "--column", "data.0.embedding")
     assert line.endswith("expected an embedding in each row, found none in row 3")
-    line = failure("apply", filter_file, path, out, "--column", "data.0.vector")
-    assert "expected a column 'data.0.vector', found 'id', 'data'" in line
 
     path.write_text(json.dumps({"data": [{"embedding": x.tolist()} for x in X]}))
     line = failure("apply", filter_file, path, out)
@@ -452,6 +466,14 @@ def test_keys_inside_of_others(f: EmbedFilter, filter_file: Path, tmp_path: Path
         "--column data.0.embedding; of several in a line jq -c '.data[]' makes lines"
     )
     assert "--column names a column" in failure("apply", filter_file, path, out, "--key", "data")
+
+
+def test_the_key_of_a_batch_that_openai_answered(filter_file: Path, tmp_path: Path) -> None:
+    path, way = tmp_path / "x.jsonl", "response.body.data.0.embedding"
+    one = {"custom_id": "a", "response": {"body": {"data": [{"embedding": X[0].tolist()}]}}}
+    path.write_text(json.dumps(one))
+    line = failure("apply", filter_file, path, tmp_path / "o.jsonl")
+    assert line.endswith(f"found one inside of 'response': --column {way}")
 
 
 def test_a_key_with_a_dot_in_its_name(f: EmbedFilter, filter_file: Path, tmp_path: Path) -> None:
@@ -489,6 +511,16 @@ def test_files_with_an_equals_sign_in_their_names(
     np.save(source / "lr=0.2.npy", X[20:])
     run("apply", filter_file, source, tmp_path / "o.npy")
     np.testing.assert_array_equal(np.load(tmp_path / "o.npy"), f.transform(X))
+
+
+def test_a_table_beside_folders_that_name_columns(filter_file: Path, tmp_path: Path) -> None:
+    """Alone it would pass for the whole."""
+    source = tmp_path / "in"
+    FRAME.assign(lang="en").to_parquet(source, partition_cols=["lang"])
+    FRAME[:5].to_parquet(source / "stray.parquet")
+    line = failure("apply", filter_file, source, tmp_path / "o.parquet")
+    assert line.endswith("or files alone, found stray.parquet beside lang=en")
+    assert not (tmp_path / "o.parquet").exists()
 
 
 @pytest.mark.parametrize(

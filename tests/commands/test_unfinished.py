@@ -79,8 +79,8 @@ def check_end(done: subprocess.CompletedProcess[str], way: str, left: set[Path])
         return
     assert not left
     if way == "Ctrl-C":
-        assert done.returncode == 1, done.stderr
-        assert done.stderr.endswith("Aborted!\n"), done.stderr
+        assert done.returncode == 128 + signal.SIGINT, done.stderr
+        assert done.stderr.splitlines()[-1] == "embedfilter: interrupted", done.stderr
     else:
         assert done.returncode == 2, done.stderr
         assert "embedfilter: error: " in done.stderr.splitlines()[-1], done.stderr

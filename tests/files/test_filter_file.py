@@ -170,7 +170,7 @@ def test_truncated_filter_files(saved: Path, size: int) -> None:
 
 
 def test_other_files(saved: Path, tmp_path: Path) -> None:
-    with pytest.raises(FilterFileError, match="missing.safetensors.*No such file"):
+    with pytest.raises(FilterFileError, match="missing.safetensors: no such file or folder$"):
         EmbedFilter.load(tmp_path / "missing.safetensors")
     with pytest.raises(FilterFileError, match=f"{tmp_path}: .*found a folder"):
         EmbedFilter.load(tmp_path)

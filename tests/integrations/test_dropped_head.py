@@ -202,8 +202,8 @@ def test_what_does_not_fit_together(
     other = language_model(tmp_path / "other", vocabulary=500)
     line = failure("fit", model, "--base", other, "-o", output)
     assert f"one vocabulary, found two: {other} has 500 tokens, {model} has 320" in line
-    assert "'nowhere': no such file" in failure("fit", "nowhere", "--base", base, "-o", output)
-    assert "'nowhere': no such file" in failure("fit", model, "--base", "nowhere", "-o", output)
+    assert "nowhere: no such file" in failure("fit", "nowhere", "--base", base, "-o", output)
+    assert "nowhere: no such file" in failure("fit", model, "--base", "nowhere", "-o", output)
     line = failure("fit", model, "--base", base, "-o", output, "--revision", "main")
     assert "revision: expected None with a base" in line
     line = failure("fit", model, "--base", base, "-o", base / "config.json")

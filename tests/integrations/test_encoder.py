@@ -376,9 +376,7 @@ def test_templates_are_for_causal_models(tmp_path: Path) -> None:
 def test_names_that_are_none_of_the_hub(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("embedfilter.integrations.encoder._transformer", pytest.fail)
     for make in (functools.partial(embedfilter.encoder, ratio=1), embedfilter.vocabulary_sample):
-        with pytest.raises(
-            CheckpointError, match=f"^{re.escape(repr(name))}: no such file or folder"
-        ):
+        with pytest.raises(CheckpointError, match=f"^{re.escape(name)}: no such file or folder"):
             make(name)
 
 

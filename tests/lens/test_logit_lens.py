@@ -172,7 +172,7 @@ def test_the_texts_of_a_checkpoint(checkpoint: Path, X: NDArray) -> None:
     assert "#4" in tokens  # the tokenizer is smaller than the vocabulary
     listed = LogitLens(checkpoint, tokenizer=["x"] * V).top_tokens(X, 2)
     assert listed.tokens[0] == ["x", "x"]
-    with pytest.raises(CheckpointError, match="missing.json: cannot be opened"):
+    with pytest.raises(CheckpointError, match="missing.json: no such file or folder"):
         LogitLens(checkpoint, tokenizer=checkpoint.parent / "missing.json")
 
 
@@ -324,3 +324,19 @@ def test_counting_with_sentencepiece_in_a_gguf_file(tmp_path: Path) -> None:
     cutter = tokenizers.Tokenizer(tokenizers.models.WordLevel({"b": 1}, "b"))
     with LogitLens(path, tokenizer=cutter) as lens:
         assert lens.count_tokens(["b"]).tolist() == [0, 1, 0]
+
+
+@pytest.mark.parametrize(("n_tokens", "is_taken"), [(900, True), (1000, True), (3000, False)])
+def test_tokens_of_a_gguf_file_beside_another_model(
+    tmp_path: Path, n_tokens: int, is_taken: bool
+) -> None:
+    """A folder without a tokenizer.json: they may be of another model, and are of another here."""
+    safetensors.numpy.save_file(
+        {"lm_head.weight": np.eye(1000, 8, dtype=np.float32)}, tmp_path / "m.safetensors"
+    )
+    write_gguf(tmp_path / "other.gguf", [b"piece%d" % i for i in range(n_tokens)])
+    told = "took the tokens of" if is_taken else f"{n_tokens} tokens in .* for 1000 rows"
+    with pytest.warns(UserWarning, match=f"no tokenizer.json.* {told}"):
+        lens = LogitLens(tmp_path)
+    assert lens.top_tokens(np.eye(1, 8), 1).tokens == [["piece0" if is_taken else "#0"]]
+    assert (lens.vocabulary is not None) == is_taken

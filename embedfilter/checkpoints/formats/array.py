@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from embedfilter.arrays.columns import as_array
 from embedfilter.arrays.limits import MAX_HIDDEN_SIZE
 from embedfilter.arrays.torch_tensors import is_torch, tensor_to_array
 from embedfilter.checkpoints.encodings import FLOATS, decode, storage_type
@@ -105,14 +106,7 @@ def _is_model_or_tensor(source: Any) -> bool:
 def _from_array_like(source: Any, argument: str) -> NDArray[Any]:
     if isinstance(source, np.ma.MaskedArray):
         raise TypeError(f"{argument}: expected an array without a mask, found a masked array")
-    try:
-        return np.asarray(source)
-    except ValueError as error:  # rows of different lengths
-        raise ValueError(f"{argument}: expected an array of two dimensions: {error}") from error
-    except (TypeError, RuntimeError) as error:  # from what is in a list, such as torch tensors
-        raise TypeError(
-            f"{argument}: expected an array, found a {type(source).__name__} that is none: {error}"
-        ) from error
+    return as_array(source, argument)
 
 
 def _from_torch(tensor: Any, argument: str) -> NDArray[Any]:

@@ -158,10 +158,15 @@ def _is_embeddings(path: Path) -> bool:
 
 def _is_partitioned(folder: Path) -> bool:
     """Tell whether a folder's files are in folders named NAME=VALUE, and none beside them."""
-    inside = list(folder.iterdir())
-    return any(_PARTITION.match(path.name) and path.is_dir() for path in inside) and not any(
-        _is_embeddings(path) for path in inside
-    )
+    inside = sorted(folder.iterdir())
+    parts = [path for path in inside if _PARTITION.match(path.name) and path.is_dir()]
+    beside = [path for path in inside if _is_embeddings(path)]
+    if parts and any(_by_ending(path) == "parquet" for path in beside):
+        raise EmbedFilterError(
+            f"{folder}: expected Parquet files in folders named NAME=VALUE, or files alone, found"
+            f" {beside[0].name} beside {parts[0].name}"
+        )
+    return bool(parts) and not beside
 
 
 def _partition_files(folder: Path) -> list[Path]:
@@ -245,7 +250,7 @@ def _open_file(path: Path, where: str, kind: str | None, start: bytes, key: str 
 
 
 def _unknown(where: str, kind: str | None, start: bytes) -> EmbedFilterError:
-    found = _REFUSED.get(str(kind), described(start))
+    found = _REFUSED.get(str(kind), described(start) if start else "no bytes")
     hint = ": 'embedfilter encode' makes embeddings of texts" if found.endswith("of text") else ""
     return EmbedFilterError(f"{where}: expected a file of embeddings, {_ALL}, found {found}{hint}")
 

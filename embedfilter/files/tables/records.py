@@ -20,13 +20,21 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
-__all__ = ["JsonLines", "Lines", "RecordsPart", "RecordsTable", "number_list", "reading"]
+__all__ = [
+    "InnerPart",
+    "JsonLines",
+    "Lines",
+    "RecordsPart",
+    "RecordsTable",
+    "number_list",
+    "reading",
+]
 
 _BOM = b"\xef\xbb\xbf"
 # Python's numbers take many times the memory of those in an array.
 _SMALLER = 8
 _TEXT = "text"
-_DEEPEST = 4  # columns in columns that are looked into
+_DEEPEST = 6  # columns in columns that are looked into: OpenAI's batches have five
 
 
 @contextlib.contextmanager
@@ -67,6 +75,30 @@ class RecordsPart(Part):
     def records(self, without: str | None) -> list[dict[str, Any]]:
         """Return the rows themselves."""
         return self._rows
+
+
+class InnerPart(RecordsPart):
+    """Rows with a column inside of others, which other formats than JSON have as one of its way.
+
+    Parameters
+    ----------
+    rows : list of dict
+        With the column outside.
+    whole : list of dict
+        As they were read.
+    way : tuple of str
+        To the column.
+    """
+
+    def __init__(
+        self, rows: list[dict[str, Any]], whole: list[dict[str, Any]], way: tuple[str, ...]
+    ) -> None:
+        super().__init__(rows)
+        self.whole, self.way = whole, way
+
+    def put(self, row: int, value: Any) -> dict[str, Any]:
+        """Return a row as it was read, with another value of the column."""
+        return _put(self.whole[row], self.way, value)  # type: ignore[no-any-return]
 
 
 def number_list(value: Any) -> Any:
@@ -216,6 +248,16 @@ def _taken(value: Any, way: tuple[str, ...]) -> tuple[Any, Any]:
     return found, copy
 
 
+def _put(value: Any, way: tuple[str, ...], new: Any) -> Any:
+    """Return a copy of a value with another at the end of the way, which is there."""
+    if not way:
+        return new
+    copy = value.copy()
+    step: Any = int(way[0]) if isinstance(value, list) else way[0]
+    copy[step] = _put(value[step], way[1:], new)
+    return copy
+
+
 def _ways(
     value: Any, before: tuple[str | int, ...], deepest: int
 ) -> Iterator[tuple[str | int, ...]]:
@@ -251,8 +293,8 @@ def _jq_step(step: str | int) -> str:
 class JsonLines(RecordsTable):
     """A file with a JSON object in each line; empty lines count for nothing.
 
-    A column inside of others is named by the way to it, "data.0.embedding"; it becomes one of that
-    name.
+    A column inside of others is named by the way to it, "data.0.embedding"; in other formats it
+    becomes one of that name.
     """
 
     format = "jsonl"
@@ -262,16 +304,20 @@ class JsonLines(RecordsTable):
         """Return the key whose value is a list of numbers, or the way to it."""
         first = self._first or {}
         if wanted is not None and wanted not in first and "." in wanted:
-            self._way = tuple(wanted.split("."))
-            if _taken(first, self._way)[0] is not None:
+            way = tuple(wanted.split("."))
+            value = number_list(_taken(first, way)[0])
+            if value is not None and (_is_numbers(value) or not any(_ways(value, (), _DEEPEST))):
+                self._way = way
                 return wanted
-        if wanted is None and not any(_is_numbers(number_list(v)) for v in first.values()):
+        is_outside = any(_is_numbers(number_list(value)) for value in first.values())
+        if not (is_outside if wanted is None else _is_numbers(number_list(first.get(wanted)))):
             free = (w for w in _ways(first, (), _DEEPEST) if ".".join(map(str, w)) not in first)
             ways = list(itertools.islice(free, 2))
-            if ways:
+            if ways and not is_outside:
+                found = "" if wanted is None else f" {wanted!r}"
                 raise EmbedFilterError(
-                    f"{self.where}: expected one column of lists of numbers, found it inside of"
-                    f" {listed(first)}: {_advice(ways)}"
+                    f"{self.where}: expected a column{found} of lists of numbers, found one inside"
+                    f" of {listed(dict.fromkeys(str(way[0]) for way in ways))}: {_advice(ways)}"
                 )
         return super().embedding_column(wanted)
 
@@ -282,8 +328,8 @@ class JsonLines(RecordsTable):
             if not self._way:
                 yield part
                 continue
-            rows = []
-            for number, row in enumerate(part.records(None), first):
+            rows, whole = [], part.records(None)
+            for number, row in enumerate(whole, first):
                 if name in row:
                     raise EmbedFilterError(
                         f"{self.where}: expected {name!r} inside of other keys, as in the first"
@@ -292,7 +338,7 @@ class JsonLines(RecordsTable):
                 value, rest = _taken(row, self._way)
                 rows.append({**rest, name: value})
             first += len(rows)
-            yield RecordsPart(rows)
+            yield InnerPart(rows, whole, self._way)
 
     def _read(self) -> Iterator[dict[str, Any]]:
         for number, line in enumerate(self.lines(), 1):

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any, BinaryIO
 import numpy as np
 
 from embedfilter.errors import EmbedFilterError
+from embedfilter.files.tables.records import InnerPart
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -38,6 +39,9 @@ class JsonLinesOutput:
         """Write rows."""
         name = self._layout.column
         lines = []
+        if isinstance(part, InnerPart):
+            self._write_inside(part, rows.tolist())
+            return
         for record, row in zip(part.records(name), rows.tolist(), strict=True):
             text = self._list % tuple(row)
             items = record if name in record else {**record, name: None}
@@ -47,6 +51,16 @@ class JsonLinesOutput:
             ]
             lines.append("{" + ", ".join(cells) + "}\n")
         self._target.write("".join(lines).encode("utf-8", "surrogatepass"))
+
+    def _write_inside(self, part: InnerPart, rows: list[list[Any]]) -> None:
+        """Write rows with embeddings where they were, or beside all that there was."""
+        name, number = self._layout.column, _number_format(self._layout.dtype)
+        read = int if number == "%d" else float
+        for i, row in enumerate(rows):
+            numbers = [read(number % value) for value in row]
+            is_there = name == ".".join(part.way)
+            record = part.put(i, numbers) if is_there else {**part.whole[i], name: numbers}
+            self._target.write(f"{self._json(record, name)}\n".encode("utf-8", "surrogatepass"))
 
     def _key(self, key: str) -> str:
         if key not in self._keys:
