@@ -22,6 +22,7 @@ ENDINGS = (*SAFETENSORS, *GGUF, ".json", *TORCH, *PICKLES, *NPY, *NPZ)
 
 # A repository, and perhaps one of its files; huggingface_hub is stricter about its name.
 _HUB = re.compile(r"(\w[\w.-]*/\w[\w.-]*)(?:/(.+\.(?i:safetensors|gguf|json)))?", re.ASCII)
+_TAGGED = re.compile(r"(?:\w[\w.-]*/)*\w[\w.-]+:\w[\w.-]*", re.ASCII)  # as Ollama names models
 _URL = re.compile(r"[a-z][a-z0-9+.-]*://", re.IGNORECASE)
 
 
@@ -115,6 +116,8 @@ def _not_found(given: str) -> CheckpointError:
     hint = ""
     if _URL.match(given):
         hint = "; no addresses are read, only local paths and Hugging Face Hub ids (owner/name)"
+    elif _TAGGED.fullmatch(given) and not given.startswith(PREFIX):
+        hint = f"; a model that Ollama has fetched is named {PREFIX}{given}"
     name = given if given.isprintable() and given else repr(given)
     return CheckpointError(f"{name}: {NOT_THERE}{hint}")
 

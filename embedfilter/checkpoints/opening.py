@@ -24,7 +24,7 @@ from embedfilter.checkpoints.head.open_head import open_head
 from embedfilter.checkpoints.layouts.finding import find_checkpoint, other_checkpoints
 from embedfilter.checkpoints.layouts.other_tools import refuse_other_tools, refuse_start
 from embedfilter.checkpoints.layouts.wholes import open_whole
-from embedfilter.checkpoints.locating import ENDINGS, locate
+from embedfilter.checkpoints.locating import ENDINGS, Place, locate
 from embedfilter.checkpoints.sentence_transformers import MODULES, transformer_folder
 from embedfilter.errors import CheckpointError
 from embedfilter.files.endings import GGUF, NPY, NPZ, PICKLES, ending
@@ -152,19 +152,20 @@ def read_facts(source: str | os.PathLike[str], *, revision: str | None = None) -
             return read_config(folder)
         found = find_checkpoint(folder, _FORMATS)
         folder, name = found.folder, found.name
+        place = Place(place.given, folder, name)
     if ending(name) in _INDEX:
         return read_config(folder)
-    if ending(name) in GGUF or (ending(name) not in ENDINGS and _is_gguf(folder, name)):
-        with contextlib.closing(GgufFile(folder.open(name))) as file:
+    if ending(name) in GGUF or (ending(name) not in ENDINGS and _is_gguf(place)):
+        with contextlib.closing(GgufFile(place.open())) as file:
             return file.facts
     with contextlib.suppress(CheckpointError):  # the file of tensors itself says nothing
         return read_config(folder)
     return None
 
 
-def _is_gguf(folder: Folder, name: str) -> bool:
+def _is_gguf(place: Place) -> bool:
     """Tell by a file's first bytes: those of Ollama and of the Hub's cache have no ending."""
-    with contextlib.closing(folder.open(name)) as file:
+    with contextlib.closing(place.open()) as file:
         return file.size >= 4 and file.read(0, 4).tobytes() == b"GGUF"
 
 

@@ -113,10 +113,13 @@ class Unembedding:
         The commit of a model on the Hub.
     fitted_for : str or None
         The model that the matrix is taken for, where that is another than its own.
+    caution : str or None
+        Why a filter may be of no use though the matrix is the right one; warned of as doubts are.
     """
 
     revision: str | None = None
     fitted_for: str | None = None
+    caution: str | None = None
 
     def __init__(
         self,

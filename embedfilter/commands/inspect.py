@@ -111,6 +111,7 @@ def _checkpoint_facts(source: str, *, tensor: str | None, revision: str | None) 
             "reason": W.reason,
             **({"applied": list(W.notes)} if W.notes else {}),
             **({"doubtful": list(W.doubts)} if W.doubts else {}),
+            **({} if W.caution is None else {"caution": W.caution}),
             **({} if W.bias is None else {"bias": "added by the lens"}),
             **(
                 {}

@@ -42,12 +42,14 @@ def fit(
     Warns
     -----
     UserWarning
-        Of doubts about the matrix, and of cuts that are not exact: see `fitting.cuts.check_cuts`.
+        Of doubts about the matrix or its use, and of cuts that are not exact: see
+        `fitting.cuts.check_cuts`.
     """
     V, d = W.shape
     kept = kept_directions(kind, d, k)
-    for doubt in W.doubts:  # before the work
-        warn_user(f"{W.source}: {doubt}")
+    for told in (*W.doubts, W.caution):  # before the work
+        if told is not None:
+            warn_user(f"{W.source}: {told}")
     spectrum = Spectrum.of(W, kept, n_threads=n_threads, progress=progress)
     check_cuts(spectrum.singular_values, kept, spectrum.accuracy)
     warn_of_copies(W)

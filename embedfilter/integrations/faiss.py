@@ -48,6 +48,11 @@ def to_faiss(f: EmbedFilter, index: Any = None) -> Any:
     k = f.n_components
     if index is None:
         index = faiss.IndexFlatIP(k)
+    if isinstance(index, faiss.IndexBinary):
+        raise TypeError(
+            f"index: expected a faiss.Index of floats, found {type(index).__name__}: add"
+            ' f.transform(X, precision="ubinary") to it'
+        )
     if not isinstance(index, faiss.Index):
         raise TypeError(f"index: expected a faiss.Index, found {type(index).__name__}")
     if index.d != k:

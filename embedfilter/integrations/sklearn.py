@@ -65,10 +65,11 @@ class EmbedFilterTransformer(
     n_components : int, optional
         Keep so many.
     kind : str, optional
-        As in `EmbedFilter.from_checkpoint`, "edge" by default. A filter has its own.
+        As in `EmbedFilter.from_checkpoint`, "edge" by default, if calibrated "late". A filter
+        has its own.
     calibrate : bool
         Fit the filter to the embeddings that `fit` is given, too, without labels: see
-        `EmbedFilter.calibrate`.
+        `EmbedFilter.calibrate`. That cuts it, from ratio 2, or what the source has, to its size.
     normalize : bool
         Scale each row to unit length.
     tensor, revision
@@ -128,7 +129,9 @@ class EmbedFilterTransformer(
         """
         X = self._validated(X, reset=True)
         size: dict[str, Any] = {"ratio": self.ratio, "n_components": self.n_components}
-        kind = "edge" if self.kind is None else self.kind
+        kind = self.kind
+        if kind is None:
+            kind = "late" if self.calibrate else "edge"
         if self.source is None:
             f = self._fit_to(X, size, kind)
         elif isinstance(self.source, EmbedFilter) or _is_filter(self.source):
@@ -140,15 +143,25 @@ class EmbedFilterTransformer(
                 tensor=self.tensor,
                 revision=self.revision,
                 n_threads=self.n_threads,
-                **size,
+                **self._before_calibration(size, kind, X.shape[1]),
             )
         if f.n_features_in != X.shape[1]:
             raise ValueError(
                 f"X: expected (n, {f.n_features_in}), the width of the embeddings that the filter"
                 f" of the source takes, found shape {X.shape}"
             )
-        self.filter_ = f.calibrate(X, n_threads=self.n_threads) if self.calibrate else f
+        if self.calibrate:
+            is_whole = self.ratio is None and self.n_components is None
+            k = None if is_whole else resolve_n_components(X.shape[1], kind="edge", **size)
+            f = f.calibrate(X, n_components=k, n_threads=self.n_threads)
+        self.filter_ = f
         return self
+
+    def _before_calibration(self, size: dict[str, Any], kind: str, d: int) -> dict[str, Any]:
+        """Return the size to fit: principal axes are looked for among half of the directions."""
+        if self.calibrate and resolve_n_components(d, kind=kind, **size) < d // 2:
+            return {"ratio": 2}
+        return size
 
     def _cut(self, size: dict[str, Any]) -> EmbedFilter:
         """Return the source, a filter or its file, as far as the parameters leave it."""
@@ -169,7 +182,8 @@ class EmbedFilterTransformer(
                 f"{name}: expected at most the {f.n_components} components that the filter has,"
                 f" found {getattr(self, name)}, for {k}"
             )
-        return f.truncate(k)
+        most = max(k, f.n_features_in // 2) if self.calibrate else k
+        return f.truncate(min(most, f.n_components))
 
     def _fit_to(self, X: NDArray[Any], size: dict[str, Any], kind: str) -> EmbedFilter:
         try:
@@ -192,7 +206,10 @@ class EmbedFilterTransformer(
         return self.filter_.inverse_transform(X)
 
     def _validated(self, X: ArrayLike, *, reset: bool) -> NDArray[Any]:
-        if not _is_read_by_sklearn(X):
+        has_features = _is_read_by_sklearn(X)
+        if reset:
+            self._has_features = has_features
+        if not has_features:
             X = as_array(X, "X")
             if X.dtype.name == "bfloat16":
                 X = X.astype(np.float32)
@@ -205,6 +222,19 @@ class EmbedFilterTransformer(
                 )
             array = array.astype(np.float32)
         return array  # type: ignore[no-any-return]
+
+    def get_feature_names_out(self, input_features: Any = None) -> NDArray[Any]:
+        """Return the names of the columns: ``embedfiltertransformer0`` and so on.
+
+        Parameters
+        ----------
+        input_features : array-like of str, optional
+            Compared with those of `fit`, unless that was given a column of embeddings, which has
+            one name.
+        """
+        check_is_fitted(self)
+        names = input_features if self._has_features else None
+        return super().get_feature_names_out(names)  # type: ignore[no-any-return]
 
     @property
     def _n_features_out(self) -> int:

@@ -54,6 +54,10 @@ def test_facts_of_what_has_no_head(tmp_path: Path) -> None:
     assert sizes(tmp_path / "model.gguf") == (2,)
     (tmp_path / "sha256-0").write_bytes(GGUF)  # as in Ollama's store
     assert sizes(tmp_path / "sha256-0") == (2,)
+    for link in ("linked/model.gguf", "linked/sha256-0"):  # to anywhere, as its user named it
+        (tmp_path / link).parent.mkdir(exist_ok=True)
+        (tmp_path / link).symlink_to(tmp_path / "model.gguf")
+        assert sizes(tmp_path / link) == (2,)
     (tmp_path / "gguf").mkdir()
     (tmp_path / "gguf" / "model.gguf").write_bytes(GGUF)
     assert sizes(tmp_path / "gguf") == (2,)

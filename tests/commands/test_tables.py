@@ -290,6 +290,8 @@ def test_columns_of_other_writers(
         ("x.json", '[{"e": [1.5]}]', r"found one JSON value over the whole file: jq -c '.\[\]'"),
         ("x.json", '{\n "e": [1.5]}', "found one JSON value over the whole file"),
         ("x.csv", "t,e\na,[0.5  -1.\nb,[1. 2.]", "'e' has lists as NumPy prints them, without"),
+        ("x.csv", f"{LIST}\n{LIST}\n", rf"in quotes, .* without, from '\[{LIST[0]}"),
+        ("x.csv", f"1,{LIST}\n", "expected lists of numbers in quotes"),
     ],
 )  # fmt: skip
 def test_bad_text(filter_file: Path, tmp_path: Path, name: str, text: str, message: str) -> None:
@@ -299,6 +301,32 @@ def test_bad_text(filter_file: Path, tmp_path: Path, name: str, text: str, messa
     assert str(path) in line
     assert re.search(message, line), line
     assert not (tmp_path / "out.npy").exists()
+
+
+@pytest.mark.parametrize(
+    "row",
+    [
+        '1,"a tab\there, ""quoted""","{}"\r\n',  # COPY WITH (FORMAT csv)
+        '1\ta comma, "quoted"\t{}\n',  # COPY's own format
+        "{}\n",
+        "{}\r\n",
+    ],
+    ids=["csv", "tsv", "lists", "lists of DOS"],
+)
+def test_what_a_database_copies_to_a_pipe(
+    f: EmbedFilter, filter_file: Path, tmp_path: Path, row: str
+) -> None:
+    path, out = tmp_path / "no ending", tmp_path / "out.npy"
+    path.write_bytes("".join(row.format(x) for x in X.tolist()).encode())
+    run("apply", filter_file, path, out)
+    np.testing.assert_array_equal(np.load(out), f.transform(X))
+
+
+def test_a_binary_copy_of_postgresql(filter_file: Path, tmp_path: Path) -> None:
+    path = tmp_path / "x.bin"
+    path.write_bytes(b"PGCOPY\n\xff\r\n\x00" + bytes(8))
+    line = failure("apply", filter_file, path, tmp_path / "out.npy")
+    assert "found PostgreSQL's binary COPY: COPY ... WITH (FORMAT csv, HEADER) makes text" in line
 
 
 def test_cells_of_several_lines(f: EmbedFilter, filter_file: Path, tmp_path: Path) -> None:

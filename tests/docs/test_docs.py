@@ -7,10 +7,12 @@ model that is named in passing; the pages of NOT_HERE have tests of their own.
 from __future__ import annotations
 
 import csv
+import http.server
 import json
 import re
 import shlex
 import textwrap
+import threading
 from importlib import resources
 from pathlib import Path
 from typing import Any
@@ -135,6 +137,30 @@ def test_commands(page: Path, folder: Path, smollm2: Path, monkeypatch: pytest.M
                 continue
             # The README's in a process of its own, as its reader does.
             run(*words[1:], variables={} if page.name == "README.md" else None)
+
+
+def test_what_a_server_answers(folder: Path, texts: list[str]) -> None:
+    (code,) = blocks(ROOT / "docs" / "servers.md", "python notest")
+    given = names(folder, texts)
+
+    class Ollama(http.server.BaseHTTPRequestHandler):
+        def do_POST(self) -> None:
+            asked = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
+            assert asked["input"] == texts
+            self.send_response(200)
+            self.end_headers()
+            answer = {"model": asked["model"], "embeddings": given["X"].tolist()}
+            self.wfile.write(json.dumps(answer).encode())
+
+        def log_message(self, *_: object) -> None:
+            pass
+
+    with http.server.HTTPServer(("localhost", 0), Ollama) as server:
+        thread = threading.Thread(target=server.handle_request)
+        thread.start()
+        exec(code.replace("11434", str(server.server_port)), given)
+        thread.join()
+    np.testing.assert_array_equal(given["Y"], given["f"].transform(given["X"]))
 
 
 def test_there_is_something_to_run() -> None:

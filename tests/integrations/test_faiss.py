@@ -156,7 +156,7 @@ def test_binary_index(edge: EmbedFilter, X: np.ndarray) -> None:
     [
         (faiss.IndexFlatIP(576), ValueError, "index: expected one of 144 dimensions.*found 576"),
         ("Flat", TypeError, "index: expected a faiss.Index, found str"),
-        (faiss.IndexBinaryFlat(144), TypeError, "faiss.Index, found IndexBinaryFlat"),
+        (faiss.IndexBinaryFlat(144), TypeError, "found IndexBinaryFlat: add f.transform.*ubinary"),
     ],
 )  # fmt: skip
 def test_bad_index(edge: EmbedFilter, index, error, message) -> None:

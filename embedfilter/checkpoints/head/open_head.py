@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from embedfilter.checkpoints.encodings import BLOCKS, CODES, FLOATS, decode
+from embedfilter.checkpoints.head.architectures import has_layer_before_head
 from embedfilter.checkpoints.head.choose import Choice, choose
 from embedfilter.checkpoints.head.names import NameTable, names_head, plain_name
 from embedfilter.checkpoints.head.packed import packed_error, says_head
@@ -94,7 +95,7 @@ def open_head(
     except BaseException:
         checkpoint.close()
         raise
-    return Unembedding(
+    W = Unembedding(
         rows,
         source=source,
         name=name,
@@ -106,6 +107,18 @@ def open_head(
         doubts=doubts,
         notes=notes,
         bias=bias,
+    )
+    if facts is not None and has_layer_before_head(facts.model_type) and tensor is None:
+        W.caution = _of_encoders(str(facts.model_type), name)
+    return W
+
+
+def _of_encoders(architecture: str, name: str) -> str:
+    return (
+        f"models of the architecture {architecture} are encoders, not language models: their"
+        " hidden states pass another layer before this matrix, which does not say what they write;"
+        " on their embeddings a filter has done no better than cutting coordinates at random;"
+        f" embedfilter evaluate measures it, and tensor={name!r} says that it is meant"
     )
 
 

@@ -90,6 +90,12 @@ class DelimitedTable(RecordsTable):
         first = self._first
         if first is not None and wanted not in first:
             cells = list(first.values())
+            bare = next((c for c in cells if c[:1] == "[" and _is_number(c[1:])), None)
+            if bare is not None:
+                raise EmbedFilterError(
+                    f"{self.where}: expected lists of numbers in quotes, as commas separate"
+                    f" columns (not in .tsv files), found one without, from {shown(bare)} on"
+                )
             numbers = [_is_number(cell) for cell in cells]
             name, columns = spread(list(first), numbers, self.has_header)
             if any(isinstance(number_list(cell), list) for cell in cells):

@@ -43,11 +43,14 @@ _READ_BY_ENDING = {
 _STARTS = {
     b"\x93NUMPY": "npy", b"PK\x03\x04": "npz", b"PK\x05\x06": "npz", b"PAR1": "parquet",
     b"ARROW1": "arrow", b"\xff\xff\xff\xff": "stream", b"FEA1": "feather1",
+    b"PGCOPY\n\xff": "pgcopy",
 }  # fmt: skip
 _REFUSED = {
     "feather1": "a Feather file of version 1",
+    "pgcopy": "PostgreSQL's binary COPY: COPY ... WITH (FORMAT csv, HEADER) makes text",
     "json": "one JSON value over the whole file: jq -c '.[]' makes lines of the items of a list",
 }
+_QUOTED = re.compile(rb'(?:^|(?<=[,;]))"(?:[^"]|"")*"(?=[,;\r]|$)')  # a cell of a .csv file
 _PARTITION = re.compile(r"[^=._][^=]*=.")  # a folder's name, as Hive and Spark write it
 _GZIP, _ZSTD = b"\x1f\x8b", b"\x28\xb5\x2f\xfd"
 _START = 4096  # bytes that tell what a file is
@@ -228,7 +231,8 @@ def _text_kind(text: bytes) -> str | None:
         return "jsonl"
     first = text.partition(b"\n")[0]
     if re.match(rb"[^\x00-\x08\x0e-\x1f]+$", first) and (b"," in first or b"\t" in first):
-        return "tsv" if b"\t" in first else "csv"
+        is_list = re.match(rb"\[[-+.\deE, ]+\]?\r?$", first)  # one column, without quotes
+        return "tsv" if is_list or b"\t" in _QUOTED.sub(b"", first) else "csv"
     return None
 
 

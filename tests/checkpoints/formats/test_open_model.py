@@ -65,6 +65,7 @@ def test_model_without_a_head():
         assert (W.name, W.tied) == ("embeddings.word_embeddings.weight", True)
         assert "its config says tie_word_embeddings=true" in W.reason
         assert W.doubts == ()
+        assert "the architecture bert are encoders" in W.caution
         expected = model.get_input_embeddings().weight.detach()
         np.testing.assert_array_equal(W.rows(0, V), expected)
 

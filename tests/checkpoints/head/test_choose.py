@@ -340,6 +340,15 @@ def test_a_doubt_is_told_where_the_matrix_is_used(tmp_path: Path) -> None:
     assert named.metadata["evidence"] == "named by tensor="
 
 
+def test_an_encoder_is_told_of(tmp_path: Path) -> None:
+    name = "embeddings.word_embeddings.weight"  # as of all-MiniLM
+    path = write(tmp_path, {name: E}, {"model_type": "bert"})
+    with pytest.warns(UserWarning, match="bert are encoders, not language models"):
+        f = EmbedFilter.from_checkpoint(path)
+    named = EmbedFilter.from_checkpoint(path, tensor=name)  # no warning
+    assert named == f
+
+
 def test_a_doubt_names_the_base_model(tmp_path: Path) -> None:
     write(tmp_path, {EMBEDDING: E}, UNTIED)
     card = "---\nbase_model: mistralai/Mistral-7B-v0.1\n---\nAn embedding model.\n"

@@ -7,8 +7,10 @@ from pathlib import Path
 import gguf
 import numpy as np
 import pytest
+import torch
 import transformers.models.auto.modeling_auto as auto
 from gguf.constants import MODEL_ARCH_NAMES, MODEL_TENSOR, MODEL_TENSORS
+from tiny_models import make
 from transformers import AutoConfig
 
 from embedfilter.checkpoints import open_unembedding
@@ -16,6 +18,7 @@ from embedfilter.checkpoints.head import architectures
 from embedfilter.checkpoints.head.architectures import (
     GGUF_WITHOUT_LANGUAGE_HEAD,
     gguf_tied,
+    has_layer_before_head,
     tied_by_default,
 )
 from embedfilter.errors import CheckpointError
@@ -51,6 +54,30 @@ def test_default_is_that_of_transformers(model_type):
         assert len(flags) != 1 or model_type in OWN_HEAD | PAIRS
     elif flags:
         assert found in flags
+
+
+# Their tiny models cannot be run like the others: sizes that must differ, a language to be set.
+NOT_RUN = frozenset({"mobilebert", "neomme", "xmod"})
+
+
+@pytest.mark.long
+@pytest.mark.filterwarnings("ignore")
+@pytest.mark.parametrize(
+    ("model_type", "name"),
+    [
+        pytest.param(model_type, name, id=model_type)
+        for model_type, name in auto.MODEL_FOR_MASKED_LM_MAPPING_NAMES.items()
+        if tied_by_default(model_type) is True
+        and model_type not in {*auto.MODEL_FOR_SEQ_TO_SEQ_CAUSAL_LM_MAPPING_NAMES, *NOT_RUN}
+    ],
+)
+def test_an_encoder_is_one_whose_logits_are_not_its_states_times_its_head(model_type, name):
+    model = make(name, tied=True).eval()
+    with torch.no_grad():
+        result = model(input_ids=torch.arange(10, 26)[None], output_hidden_states=True)
+        direct = model.get_output_embeddings()(result.hidden_states[-1])
+    both = np.corrcoef(result.logits.numpy().ravel(), direct.numpy().ravel())[0, 1]
+    assert has_layer_before_head(model_type) is bool(both < 0.9)
 
 
 def test_tables_do_not_contradict_each_other():
@@ -190,3 +217,6 @@ def test_gguf_of_an_embedding_model(tmp_path, architecture, tied, told_by):
     writer.close()
     with open_unembedding(path) as W:
         assert bool(W.doubts) is not tied
+        assert (f"{architecture} are encoders" in str(W.caution)) is ("bert" in architecture)
+    with open_unembedding(path, tensor="token_embd.weight") as W:
+        assert W.caution is None

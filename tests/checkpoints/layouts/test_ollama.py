@@ -160,3 +160,13 @@ def test_damaged_manifests(store: Path, layers: object, message: str) -> None:
 def test_a_revision_is_of_the_hub_alone(matrix: np.ndarray) -> None:
     with pytest.raises(ValueError, match="revision: expected None"):
         open_unembedding("ollama:tiny", revision="main")
+
+
+@pytest.mark.parametrize(
+    ("source", "named"),
+    [("tiny:8b", True), ("hf.co/owner/tiny-GGUF:Q4_0", True), ("tiny", False), ("c:\\tiny", False)],
+)
+def test_a_name_without_its_prefix(source: str, named: bool) -> None:
+    with pytest.raises(CheckpointError, match="no such file or folder") as error:
+        open_unembedding(source)
+    assert str(error.value).endswith(f"is named ollama:{source}") is named
