@@ -12,7 +12,7 @@ import numpy as np
 
 from embedfilter.arrays.columns import arrow_rows, holds_floats
 from embedfilter.errors import EmbedFilterError
-from embedfilter.files.tables.base import Part, Table
+from embedfilter.files.tables.base import Part, Table, joined
 from embedfilter.files.tables.wide import spread
 
 try:
@@ -103,6 +103,7 @@ class ArrowTable(Table):
                 f"{where}: expected columns of names that differ, found {twice!r} twice"
             )
         self._source: Any = None
+        self._stream: Any = None  # what a stream of batches is read from
 
     @property
     def names(self) -> list[str]:
@@ -182,7 +183,12 @@ class ArrowTable(Table):
             return self._source.iter_batches(n_rows)  # type: ignore[no-any-return]
         if hasattr(self._source, "get_batch"):
             return (self._source.get_batch(i) for i in range(self._source.num_record_batches))
-        return iter(self._source)
+        return self._stream_batches()
+
+    def _stream_batches(self) -> Iterator[pa.RecordBatch]:
+        yield from self._source
+        if self._stream.read(1):
+            raise joined(self.where, "Arrow stream")
 
     def close(self) -> None:
         """Close the file."""
@@ -277,7 +283,7 @@ def open_arrow(path: Path, where: str, *, is_stream: bool) -> ArrowTable:
             (pa.ipc.open_stream if is_stream else pa.ipc.open_file)(mapped)
         )
         table = ArrowTable(where, "arrow", reader.schema, stack.pop_all())
-    table._source = reader
+    table._source, table._stream = reader, mapped
     return table
 
 
@@ -286,5 +292,5 @@ def open_stream(stream: BinaryIO, where: str) -> ArrowTable:
     with contextlib.ExitStack() as stack, arrow_errors(where):
         reader = stack.enter_context(pa.ipc.open_stream(stream))
         table = ArrowTable(where, "arrow", reader.schema, stack.pop_all())
-    table._source = reader
+    table._source, table._stream = reader, stream
     return table

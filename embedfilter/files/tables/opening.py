@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import io
 import re
-import shutil
 import stat
 import sys
 import tempfile
@@ -25,7 +24,7 @@ from embedfilter.files.endings import (
     inner_ending,
 )
 from embedfilter.files.messages import shown
-from embedfilter.files.tables.base import Part, Table, refuse_key
+from embedfilter.files.tables.base import Part, Table, joined, refuse_key
 from embedfilter.files.tables.delimited import DelimitedTable
 from embedfilter.files.tables.matrices import open_input, open_numpy, open_safetensors, open_torch
 from embedfilter.files.tables.records import JsonLines, Lines, reading
@@ -44,6 +43,9 @@ _STARTS = {
     b"\x93NUMPY": "npy", b"PK\x03\x04": "npz", b"PK\x05\x06": "npz", b"PAR1": "parquet",
     b"ARROW1": "arrow", b"\xff\xff\xff\xff": "stream", b"FEA1": "feather1",
 }  # fmt: skip
+# The end of a file and the beginning of another.
+_JOINTS = {"parquet": b"PAR1PAR1", "arrow": b"ARROW1ARROW1\0\0"}
+_LEAST_FOOTER = 32  # bytes
 _REFUSED = {
     "feather1": "a Feather file of version 1",
     "json": "one JSON value over the whole file: jq -c '.[]' makes lines of the items of a list",
@@ -291,10 +293,29 @@ def _open_stream(
         raise _unknown(where, kind, start)
     # What is not read from its beginning to its end goes through a file, gone once it is open.
     with tempfile.NamedTemporaryFile(prefix="embedfilter-") as file:
-        with reading(where):
-            shutil.copyfileobj(buffered, file, 1 << 20)
+        _copy(buffered, file, where, str(kind))  # type: ignore[arg-type]
         file.flush()
         return _open_file(Path(file.name), where, kind, start, key)
+
+
+def _copy(stream: BinaryIO, file: BinaryIO, where: str, kind: str) -> None:
+    """Copy a stream to a file; raise for several files one after another: one would be read."""
+    joint, last, n = _JOINTS.get(kind), b"", 0
+    while True:
+        with reading(where):
+            block = stream.read(1 << 20)
+        if not block:
+            return
+        if joint is not None:
+            seen = last + block
+            place = seen.find(joint)
+            # Before it is the length of a footer; a text of these letters has another number there.
+            length = int.from_bytes(seen[max(0, place - 4) : max(0, place)], "little")
+            if _LEAST_FOOTER <= length < n + len(block):
+                raise joined(where, f"{kind.capitalize()} file")
+            last = seen[-len(joint) - 3 :]
+        n += len(block)
+        file.write(block)
 
 
 class _StandardInput(io.BufferedReader):
