@@ -39,6 +39,8 @@ __all__ = [
     "open_stream",
 ]
 
+_START = 4096  # bytes in which a stream's schema begins
+_END_OF_STREAM = b"\xff\x00"  # what the mark of it is made of
 _READ_BYTES = 4 << 20  # of a column at a time: a row group may be larger than memory
 
 
@@ -187,7 +189,8 @@ class ArrowTable(Table):
 
     def _stream_batches(self) -> Iterator[pa.RecordBatch]:
         yield from self._source
-        if self._stream.read(1):
+        # Who closes a writer twice writes the mark of the end twice.
+        if self._stream.read(_START).strip(_END_OF_STREAM):
             raise joined(self.where, "Arrow stream")
 
     def close(self) -> None:

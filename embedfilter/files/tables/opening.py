@@ -6,11 +6,11 @@ import io
 import re
 import stat
 import sys
-import tempfile
 from pathlib import Path
 from typing import TYPE_CHECKING, BinaryIO
 
 from embedfilter.errors import EmbedFilterError
+from embedfilter.files.atomic import temporary_file
 from embedfilter.files.endings import (
     ARROW,
     CSV,
@@ -292,8 +292,8 @@ def _open_stream(
     if kind not in _READ_BY_ENDING:
         raise _unknown(where, kind, start)
     # What is not read from its beginning to its end goes through a file, gone once it is open.
-    with tempfile.NamedTemporaryFile(prefix="embedfilter-") as file:
-        _copy(buffered, file, where, str(kind))  # type: ignore[arg-type]
+    with temporary_file() as file:
+        _copy(buffered, file, where, str(kind))
         file.flush()
         return _open_file(Path(file.name), where, kind, start, key)
 

@@ -57,6 +57,11 @@ def test_files_that_cat_has_joined(kind: str, monkeypatch: pytest.MonkeyPatch) -
         ids(b"".join(files), monkeypatch)
 
 
+def test_a_stream_that_was_closed_twice(monkeypatch: pytest.MonkeyPatch) -> None:
+    data = written("stream", TABLES[0])
+    assert ids(data + data[-8:], monkeypatch) == TABLES[0]["id"].to_pylist()
+
+
 def test_a_joint_where_the_blocks_of_a_pipe_meet(monkeypatch: pytest.MonkeyPatch) -> None:
     table = pa.table({"id": [0], "text": ["x"], "embedding": [[0.5, 0.25]]})
     first = written("parquet", table)
