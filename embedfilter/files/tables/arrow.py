@@ -33,6 +33,7 @@ __all__ = [
     "ArrowPart",
     "ArrowTable",
     "arrow_errors",
+    "common_schema",
     "open_arrow",
     "open_parquet",
     "open_partitions",
@@ -106,6 +107,7 @@ class ArrowTable(Table):
             )
         self._source: Any = None
         self._stream: Any = None  # what a stream of batches is read from
+        self._read_as: pa.Schema | None = None
 
     @property
     def names(self) -> list[str]:
@@ -150,6 +152,11 @@ class ArrowTable(Table):
         self._wide_columns, self.wide = columns, True
         self.schema = pa.schema(fields, self.schema.metadata)
 
+    def read_as(self, schema: pa.Schema) -> None:
+        """Take columns for those of a schema of several files, of `common_schema`."""
+        if not self.schema.equals(schema):
+            self.schema = self._read_as = schema
+
     def parts(self, n_rows: int) -> Iterator[Part]:
         """Iterate over the batches, none of more rows than asked for."""
         first = 0
@@ -157,6 +164,8 @@ class ArrowTable(Table):
             for batch in self._batches(n_rows):
                 for start in range(0, batch.num_rows, n_rows):
                     part = batch.slice(start, n_rows)
+                    if self._read_as is not None:
+                        part = part.cast(self._read_as)
                     yield ArrowPart(self._gathered(part, first) if self.wide else part)
                     first += part.num_rows
 
@@ -211,6 +220,28 @@ def arrow_errors(where: str) -> Iterator[None]:
         raise EmbedFilterError(f"{where}: {' '.join(str(error).splitlines())}") from None
 
 
+def common_schema(schema: pa.Schema, other: pa.Schema, where: str, of_other: str) -> pa.Schema:
+    """Return one schema for files of the same columns, which may be nulls alone in some.
+
+    Raises
+    ------
+    EmbedFilterError
+        If the types of a column differ otherwise.
+    """
+    if schema.equals(other):
+        return schema
+    fields = []
+    for mine, its in zip(schema, other, strict=True):
+        try:
+            fields.append(pa.unify_schemas([pa.schema([mine]), pa.schema([its])]).field(0))
+        except pa.ArrowException:
+            raise EmbedFilterError(
+                f"{of_other}: column {its.name!r}: expected {mine.type}, as in {where}, found"
+                f" {its.type}"
+            ) from None
+    return pa.schema(fields, schema.metadata)
+
+
 def open_parquet(path: Path, where: str) -> ArrowTable:
     """Open a Parquet file."""
     with contextlib.ExitStack() as stack, arrow_errors(where):
@@ -247,18 +278,19 @@ def open_partitions(folder: Path, files: list[Path]) -> ArrowTable:
         )
         fragments = list(dataset.get_fragments())
         first = fragments[0].physical_schema
+        schema = first
         for fragment in fragments:
-            schema = fragment.physical_schema
-            if schema.names != first.names:
+            names = fragment.physical_schema.names
+            if names != first.names:
                 raise EmbedFilterError(
                     f"{fragment.path}: expected the columns of {fragments[0].path},"
-                    f" {first.names}, found {schema.names}"
+                    f" {first.names}, found {names}"
                 )
-            if not schema.equals(first):
-                raise EmbedFilterError(
-                    f"{fragment.path}: expected columns of the types of {fragments[0].path},"
-                    " found others"
-                )
+            schema = common_schema(
+                schema, fragment.physical_schema, fragments[0].path, fragment.path
+            )
+        named = [field for field in dataset.schema if field.name not in first.names]
+        dataset = dataset.replace_schema(pa.schema([*schema, *named], dataset.schema.metadata))
         n_rows = dataset.count_rows()
         table = ArrowTable(where, "parquet", dataset.schema, contextlib.ExitStack(), n_rows=n_rows)
     table._source = _Partitions(dataset)

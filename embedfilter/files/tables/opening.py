@@ -7,7 +7,7 @@ import re
 import stat
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING, BinaryIO
+from typing import TYPE_CHECKING, Any, BinaryIO
 
 from embedfilter.errors import EmbedFilterError
 from embedfilter.files.atomic import temporary_file
@@ -372,16 +372,18 @@ class _Several(Table):
                         f"{file}: expected the columns of {files[0]},"
                         f" {self.width or self._names}, found {table.width or table.names}"
                     )
-                elif self.schema is not None and not table.schema.equals(self.schema):  # type: ignore[attr-defined]
-                    raise EmbedFilterError(
-                        f"{file}: expected columns of the types of {files[0]}, found others"
-                    )
+                elif self.schema is not None:
+                    from embedfilter.files.tables.arrow import common_schema  # noqa: PLC0415
+
+                    mine: Any = table
+                    self.schema = common_schema(self.schema, mine.schema, str(files[0]), str(file))
                 if len(table.lead or ()) > 1:
                     raise EmbedFilterError(
                         f"{file}: expected a matrix (n, d), as there are several files, found shape"
                         f" {(*(table.lead or ()), table.width)}"
                     )
                 counts.append(table.n_rows)
+        self._common = self.schema
         known = [count for count in counts if count is not None]
         self.n_rows = sum(known) if len(known) == len(counts) else None
 
@@ -392,15 +394,21 @@ class _Several(Table):
 
     def embedding_column(self, wanted: str | None) -> str | None:
         """Return the column of the first file, which all have."""
-        with _open(self._files[0], self._key) as table:
+        with self._opened(self._files[0]) as table:
             self._wanted = table.embedding_column(wanted)
             self.wide, self.schema = table.wide, getattr(table, "schema", None)
         return self._wanted
 
+    def _opened(self, file: Path) -> Table:
+        table = _open(file, self._key)
+        if self._common is not None:
+            table.read_as(self._common)  # type: ignore[attr-defined]
+        return table
+
     def parts(self, n_rows: int) -> Iterator[Part]:
         """Iterate over the rows of all files."""
         for file in self._files:
-            with _open(file, self._key) as table:
+            with self._opened(file) as table:
                 if self._wanted is not None:
                     table.embedding_column(self._wanted)
                 yield from table.parts(n_rows)

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import datetime
 import io
 import sys
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -81,3 +83,42 @@ def test_texts_about_it_are_no_joint(text: str, monkeypatch: pytest.MonkeyPatch)
         data = written(kind, table)
         assert text.encode() in data
         assert ids(data, monkeypatch) == table["id"].to_pylist()
+
+
+VALUES: dict[str, list[Any]] = {
+    "text": ["a", None, "c"], "tags": [["a"], [], None], "meta": [{"k": 1}, None, {"k": 3}],
+    "day": [datetime.date(2024, 1, day) for day in (1, 2, 3)],
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("empty", [0, 1])
+@pytest.mark.parametrize("is_partitioned", [False, True])
+def test_columns_that_are_nulls_alone_in_a_file(
+    empty: int, is_partitioned: bool, tmp_path: Path
+) -> None:
+    # As pandas writes a part in which a column has no value.
+    found: dict[str, list[Any]] = {name: [] for name in VALUES}
+    for i in range(2):
+        values = {name: [None] * 3 for name in VALUES} if i == empty else VALUES
+        rows = pa.table({**values, "embedding": [[float(i)] * 4] * 3})
+        folder = tmp_path / f"part={i}" if is_partitioned else tmp_path
+        folder.mkdir(exist_ok=True)
+        pq.write_table(rows, folder / f"{i}.parquet")
+    with open_table([tmp_path]) as table:
+        name = table.embedding_column(None)
+        for part in table.parts(2):
+            assert part.array(name, "", 0, 4).shape == (len(part), 4)
+            for column in VALUES:
+                found[column] += part.values(column)
+    for name, expected in VALUES.items():
+        assert found[name] == ([None] * 3 + expected if empty == 0 else expected + [None] * 3)
+
+
+def test_a_column_of_another_type_in_a_file(tmp_path: Path) -> None:
+    for i, price in enumerate(([1], [1.5])):
+        pq.write_table(pa.table({"price": price, "e": [[0.5]]}), tmp_path / f"{i}.parquet")
+    with pytest.raises(
+        EmbedFilterError,
+        match=r"1\.parquet: column 'price': expected int64, as in .*, found double",
+    ):
+        open_table([tmp_path])
