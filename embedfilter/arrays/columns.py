@@ -359,11 +359,8 @@ def arrow_rows(column: Any, name: str, first: int = 0, d: int | None = None) -> 
         elif pa.types.is_null(type_) or column.null_count:
             places = column.is_null().to_numpy(zero_copy_only=False)
             row = int(np.argmax(places)) * shape[0] // max(1, len(column))
-            rows = f" ({column.null_count} such rows)" if len(shape) == 1 else ""
-            raise ValueError(
-                f"{name}: expected {'an embedding in each row' if rows else 'numbers'}, found null"
-                f" in row {first + row}{rows}"
-            )
+            what = "an embedding in each row" if len(shape) == 1 else "numbers"
+            raise ValueError(f"{name}: expected {what}, found null in row {first + row}")
         elif (lengths := _list_lengths(column)) is not None:
             width = int(lengths[0]) if len(lengths) else getattr(type_, "list_size", 0)
             flat = column.flatten()

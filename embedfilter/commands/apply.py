@@ -200,7 +200,7 @@ def _filter(
             try:
                 yield part, transform(rows)
             except ValueError as error:
-                raise in_rows(table, source, first, len(rows), error) from None
+                raise in_rows(table, source, first, rows, error) from None
             first += len(rows)
 
     n_rows = 0

@@ -268,11 +268,21 @@ def embedding_rows(
         raise _width_error(table.where, f, filter_file, width) from None
 
 
-def in_rows(table: Table, column: str | None, first: int, n: int, error: ValueError) -> Exception:
-    """Return an error about rows of a file, from one about rows of a block of it."""
-    where = table.where if column is None else f"{table.where}: column {column!r},"
-    colon = ":" if column is None else ""
-    return EmbedFilterError(f"{where}{colon} rows {first} to {first + n - 1}: {error}")
+def in_rows(
+    table: Table, column: str | None, first: int, rows: NDArray[Any], error: ValueError
+) -> Exception:
+    """Return an error about rows of a file, from one about a block of it, whose rows these are."""
+    import numpy as np  # noqa: PLC0415 - light --help
+
+    where = table.where if column is None else f"{table.where}: column {column!r}"
+    bad = ~np.isfinite(rows).all(axis=1)
+    if bad.any():
+        return EmbedFilterError(
+            f"{where}: expected finite numbers, found NaN or infinity in row"
+            f" {first + int(np.argmax(bad))}"
+        )
+    colon = ":" if column is None else ","
+    return EmbedFilterError(f"{where}{colon} rows {first} to {first + len(rows) - 1}: {error}")
 
 
 def each_block(
@@ -311,6 +321,6 @@ def each_block(
             try:
                 use(rows)
             except ValueError as error:
-                raise in_rows(table, column, done, len(rows), error) from None
+                raise in_rows(table, column, done, rows, error) from None
             done += len(part)
             bar.update(len(part))

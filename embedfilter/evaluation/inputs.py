@@ -48,9 +48,13 @@ def as_task(
         if value is not None and partner not in asked:
             raise ValueError(f"{name}: expected {partner} with it, found None")
     if scores is not None:
+        if isinstance(X, tuple) and X:
+            _refuse_other_order(X[0], X[-1], "X[1]")
+            _refuse_other_order(X[0], scores, "scores")
         return _pairs(X, pairs, scores)
     rows = _rows(X, "X")
     if labels is not None:
+        _refuse_other_order(X, labels, "labels")
         return Labels(rows, _labels(labels, len(rows)))
     if qrels is not None:
         if queries is None:
@@ -257,8 +261,22 @@ def _numbers(values: Any, name: str) -> NDArray[np.float64]:
     if is_time:
         raise TypeError(f"{name}: expected numbers, found times")
     if not np.isfinite(numbers).all():
-        raise ValueError(f"{name}: expected finite numbers, found NaN or infinity")
+        row = int(np.argwhere(~np.isfinite(np.atleast_1d(numbers)))[0][0])
+        raise ValueError(f"{name}: expected finite numbers, found NaN or infinity in row {row}")
     return numbers
+
+
+def _refuse_other_order(X: Any, values: Any, name: str) -> None:
+    """Raise for columns of pandas with one index in two orders, where a row of each is a pair."""
+    indexes: list[Any] = [getattr(column, "index", None) for column in (X, values)]
+    mine, its = indexes
+    if not (hasattr(mine, "is_unique") and hasattr(its, "is_unique")) or mine.equals(its):
+        return
+    if len(mine) == len(its) and mine.is_unique and its.is_unique and mine.isin(its).all():
+        raise ValueError(
+            f"{name}: expected the order of X's index, found that index in another order:"
+            f" {name}.loc[X.index] puts it right, {name}.to_numpy() says that rows are as they are"
+        )
 
 
 def _indices(values: Any, name: str, n: int, of: str) -> NDArray[np.int64]:
@@ -331,7 +349,10 @@ def _labels(labels: Any, n: int) -> NDArray[np.int64]:
         raise ValueError(f"labels: expected {n}, one for each row of X, found {counted}")
     for row, label in enumerate(given.tolist()):
         if _is_missing(label):
-            raise ValueError(f"labels: expected a label for each row, found {label!r} in row {row}")
+            raise ValueError(
+                f"labels: expected a label for each row, found {label!r} in row {row}: leave rows"
+                " without one out, of X, too"
+            )
     if given.dtype == object:
         given = given.astype(str)
     values, numbers = np.unique(given, return_inverse=True)

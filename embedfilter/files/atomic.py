@@ -1,4 +1,4 @@
-"""Files that appear whole or not at all."""
+"""Files that appear whole or not at all, and such as are gone in the end."""
 
 from __future__ import annotations
 
@@ -8,11 +8,12 @@ import io
 import os
 import shutil
 import stat
+import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, BinaryIO
 
-__all__ = ["atomic_output", "check_target", "file_kind"]
+__all__ = ["atomic_output", "check_target", "file_kind", "temporary_file"]
 
 _KINDS = {
     stat.S_IFDIR: "folder",
@@ -92,7 +93,7 @@ def atomic_output(path: Path) -> Iterator[BinaryIO]:
     with _naming(path):
         descriptor = os.open(temporary, flags, 0o666)
     try:
-        with io.BufferedWriter(_Output(descriptor, path)) as file:
+        with io.BufferedWriter(_Output(descriptor, "wb", path)) as file:
             yield file
             with _naming(path):
                 file.flush()
@@ -130,21 +131,43 @@ def _put(temporary: Path, target: Path) -> None:
         kept.unlink()
 
 
-class _Output(io.FileIO):
-    """An open file whose errors name the path that the user gave."""
+@contextlib.contextmanager
+def temporary_file() -> Iterator[BinaryIO]:
+    """Open a file to write and to read, by its name, too, which is gone when the block ends.
 
-    def __init__(self, descriptor: int, path: Path) -> None:
-        super().__init__(descriptor, "wb")
-        self._path = path
+    Raises
+    ------
+    OSError
+        If the disk is full, or there is no such folder. It names the folder.
+    """
+    folder = tempfile.gettempdir()
+    place = f"{folder}, the folder of temporary files (TMPDIR names another)"
+    with _naming(place):
+        descriptor, name = tempfile.mkstemp(prefix="embedfilter-", dir=folder)
+    try:
+        raw = _Output(descriptor, "r+b", place)
+        raw.name = name
+        with io.BufferedRandom(raw) as file:
+            yield file
+    finally:
+        Path(name).unlink()
+
+
+class _Output(io.FileIO):
+    """An open file whose errors name the place that the user knows it by."""
+
+    def __init__(self, descriptor: int, mode: str, place: Path | str) -> None:
+        super().__init__(descriptor, mode)
+        self._place = place
 
     def write(self, data: Any, /) -> int:
-        with _naming(self._path):
+        with _naming(self._place):
             return super().write(data)
 
 
 @contextlib.contextmanager
-def _naming(path: Path) -> Iterator[None]:
+def _naming(place: Path | str) -> Iterator[None]:
     try:
         yield
     except OSError as error:
-        raise OSError(error.errno, error.strerror, str(path)) from None
+        raise OSError(error.errno, error.strerror, str(place)) from None

@@ -6,6 +6,7 @@ from pathlib import PurePath
 
 __all__ = [
     "ARROW",
+    "ARROW_STREAM",
     "COMPRESSED",
     "CSV",
     "GGUF",
@@ -29,7 +30,8 @@ PICKLES = (".ckpt", ".pkl", ".pickle")
 NPY = (".npy",)
 NPZ = (".npz",)
 PARQUET = (".parquet", ".pq")
-ARROW = (".arrow", ".feather", ".ipc")
+ARROW = (".arrow", ".feather", ".ipc", ".arrows")
+ARROW_STREAM = (".arrows",)
 JSON_LINES = (".jsonl", ".ndjson")
 CSV = (".csv",)
 TSV = (".tsv",)

@@ -193,7 +193,11 @@ INT8 = pa.array([[1] * D] * 3, pa.list_(pa.int8(), D))
             [],
             f"expected rows of {D}, which .* takes, found rows of 7$",
         ),
-        ({"e": lists(ROWS * np.nan, "fixed")}, [], "column 'e', rows 0 to 9: X: expected finite"),
+        (
+            {"e": lists(np.where(np.arange(len(ROWS))[:, None] == 7, np.nan, ROWS), "fixed")},
+            [],
+            "column 'e': expected finite numbers, found NaN or infinity in row 7$",
+        ),
         (
             {"e": lists(ROWS, "fixed")},
             ["--precision", "bfloat16"],
@@ -213,6 +217,21 @@ def test_refused(
     assert re.search(message, line), line
     assert out.read_bytes() == b"what was there"
     assert names(tmp_path) == ["f.safetensors", "in.parquet", "out.parquet"]
+
+
+def test_a_row_of_a_later_block(
+    filter_file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("embedfilter.commands.common._BLOCK_BYTES", 3 * 4 * D)
+    for name, value, told in (
+        ("gap", None, "expected an embedding in each row, found null in row 8$"),
+        ("nan", [float("nan")] * D, "expected finite numbers, found NaN or infinity in row 8$"),
+    ):
+        rows = [[1.0] * D for _ in range(10)]
+        table_ = pa.table({"e": pa.array([*rows[:8], value, rows[9]], pa.list_(pa.float32()))})
+        pq.write_table(table_, tmp_path / f"{name}.parquet")
+        line = failure("apply", filter_file, tmp_path / f"{name}.parquet", tmp_path / "o.npy")
+        assert re.search(told, line), line
 
 
 def test_files_that_are_none(filter_file: Path, tmp_path: Path) -> None:

@@ -103,7 +103,10 @@ def save_header(path: Path, shape: tuple[int, ...]) -> None:
         ),
         (lambda p: save_npy(p, np.ones((3, 64)), cut=8), "expected 1536 bytes.*found 1528"),
         (lambda p: save_npy(p, np.ones((3, 64)), extra=b"x"), "expected 1536 bytes.*found 1537"),
-        (lambda p: np.save(p, np.full((3, 64), np.nan)), "rows 0 to 2: X: expected finite numbers"),
+        (
+            lambda p: np.save(p, np.full((3, 64), np.nan)),
+            "npy: expected finite numbers, found NaN or infinity in row 0$",
+        ),
     ],
 )
 def test_bad_embeddings(filter_file: Path, tmp_path: Path, write, message: str) -> None:

@@ -556,7 +556,10 @@ def test_a_table_beside_folders_that_name_columns(filter_file: Path, tmp_path: P
     [
         (FRAME[["embedding", "id"]], "expected the columns of {}, ['id', 'embedding'], found"),
         (FRAME[["id", "text", "embedding"]], "expected the columns of {}"),
-        (FRAME[["id", "embedding"]].astype({"id": "f8"}), "expected columns of the types of {}, "),
+        (
+            FRAME[["id", "embedding"]].astype({"id": "f8"}),
+            "column 'id': expected int64, as in {}, ",
+        ),
     ],
 )
 def test_folders_that_name_columns_of_files_that_differ(

@@ -12,7 +12,7 @@ import numpy as np
 
 from embedfilter.arrays.columns import arrow_rows, holds_floats
 from embedfilter.errors import EmbedFilterError
-from embedfilter.files.tables.base import Part, Table
+from embedfilter.files.tables.base import Part, Table, joined
 from embedfilter.files.tables.wide import spread
 
 try:
@@ -33,12 +33,15 @@ __all__ = [
     "ArrowPart",
     "ArrowTable",
     "arrow_errors",
+    "common_schema",
     "open_arrow",
     "open_parquet",
     "open_partitions",
     "open_stream",
 ]
 
+_START = 4096  # bytes in which a stream's schema begins
+_END_OF_STREAM = b"\xff\x00"  # what the mark of it is made of
 _READ_BYTES = 4 << 20  # of a column at a time: a row group may be larger than memory
 
 
@@ -103,6 +106,8 @@ class ArrowTable(Table):
                 f"{where}: expected columns of names that differ, found {twice!r} twice"
             )
         self._source: Any = None
+        self._stream: Any = None  # what a stream of batches is read from
+        self._read_as: pa.Schema | None = None
 
     @property
     def names(self) -> list[str]:
@@ -147,6 +152,11 @@ class ArrowTable(Table):
         self._wide_columns, self.wide = columns, True
         self.schema = pa.schema(fields, self.schema.metadata)
 
+    def read_as(self, schema: pa.Schema) -> None:
+        """Take columns for those of a schema of several files, of `common_schema`."""
+        if not self.schema.equals(schema):
+            self.schema = self._read_as = schema
+
     def parts(self, n_rows: int) -> Iterator[Part]:
         """Iterate over the batches, none of more rows than asked for."""
         first = 0
@@ -154,6 +164,8 @@ class ArrowTable(Table):
             for batch in self._batches(n_rows):
                 for start in range(0, batch.num_rows, n_rows):
                     part = batch.slice(start, n_rows)
+                    if self._read_as is not None:
+                        part = part.cast(self._read_as)
                     yield ArrowPart(self._gathered(part, first) if self.wide else part)
                     first += part.num_rows
 
@@ -182,7 +194,13 @@ class ArrowTable(Table):
             return self._source.iter_batches(n_rows)  # type: ignore[no-any-return]
         if hasattr(self._source, "get_batch"):
             return (self._source.get_batch(i) for i in range(self._source.num_record_batches))
-        return iter(self._source)
+        return self._stream_batches()
+
+    def _stream_batches(self) -> Iterator[pa.RecordBatch]:
+        yield from self._source
+        # Who closes a writer twice writes the mark of the end twice.
+        if self._stream.read(_START).strip(_END_OF_STREAM):
+            raise joined(self.where, "Arrow stream")
 
     def close(self) -> None:
         """Close the file."""
@@ -200,6 +218,28 @@ def arrow_errors(where: str) -> Iterator[None]:
         ):  # the system's, not pyarrow's own
             raise
         raise EmbedFilterError(f"{where}: {' '.join(str(error).splitlines())}") from None
+
+
+def common_schema(schema: pa.Schema, other: pa.Schema, where: str, of_other: str) -> pa.Schema:
+    """Return one schema for files of the same columns, which may be nulls alone in some.
+
+    Raises
+    ------
+    EmbedFilterError
+        If the types of a column differ otherwise.
+    """
+    if schema.equals(other):
+        return schema
+    fields = []
+    for mine, its in zip(schema, other, strict=True):
+        try:
+            fields.append(pa.unify_schemas([pa.schema([mine]), pa.schema([its])]).field(0))
+        except pa.ArrowException:
+            raise EmbedFilterError(
+                f"{of_other}: column {its.name!r}: expected {mine.type}, as in {where}, found"
+                f" {its.type}"
+            ) from None
+    return pa.schema(fields, schema.metadata)
 
 
 def open_parquet(path: Path, where: str) -> ArrowTable:
@@ -238,18 +278,19 @@ def open_partitions(folder: Path, files: list[Path]) -> ArrowTable:
         )
         fragments = list(dataset.get_fragments())
         first = fragments[0].physical_schema
+        schema = first
         for fragment in fragments:
-            schema = fragment.physical_schema
-            if schema.names != first.names:
+            names = fragment.physical_schema.names
+            if names != first.names:
                 raise EmbedFilterError(
                     f"{fragment.path}: expected the columns of {fragments[0].path},"
-                    f" {first.names}, found {schema.names}"
+                    f" {first.names}, found {names}"
                 )
-            if not schema.equals(first):
-                raise EmbedFilterError(
-                    f"{fragment.path}: expected columns of the types of {fragments[0].path},"
-                    " found others"
-                )
+            schema = common_schema(
+                schema, fragment.physical_schema, fragments[0].path, fragment.path
+            )
+        named = [field for field in dataset.schema if field.name not in first.names]
+        dataset = dataset.replace_schema(pa.schema([*schema, *named], dataset.schema.metadata))
         n_rows = dataset.count_rows()
         table = ArrowTable(where, "parquet", dataset.schema, contextlib.ExitStack(), n_rows=n_rows)
     table._source = _Partitions(dataset)
@@ -277,7 +318,7 @@ def open_arrow(path: Path, where: str, *, is_stream: bool) -> ArrowTable:
             (pa.ipc.open_stream if is_stream else pa.ipc.open_file)(mapped)
         )
         table = ArrowTable(where, "arrow", reader.schema, stack.pop_all())
-    table._source = reader
+    table._source, table._stream = reader, mapped
     return table
 
 
@@ -286,5 +327,5 @@ def open_stream(stream: BinaryIO, where: str) -> ArrowTable:
     with contextlib.ExitStack() as stack, arrow_errors(where):
         reader = stack.enter_context(pa.ipc.open_stream(stream))
         table = ArrowTable(where, "arrow", reader.schema, stack.pop_all())
-    table._source = reader
+    table._source, table._stream = reader, stream
     return table

@@ -43,6 +43,7 @@ class ArrowOutput:
         self._is_stream = is_stream
         self._type = pa.list_(pa.from_numpy_dtype(layout.dtype), layout.width)
         self._writer: Any = None
+        self._is_finished = False  # a stream that is closed twice has two ends
         self._waiting: list[pa.RecordBatch] = []  # of Parquet: less than a row group
         self._n_waiting = 0  # bytes of embeddings
         self._dictionaries: dict[str, pa.Array] = {}
@@ -84,13 +85,14 @@ class ArrowOutput:
             self._open(pa.schema([]))
         with arrow_errors(self._layout.table.where):
             self._write_group()
+        self._is_finished = True
         self._writer.close()
 
     def close(self) -> None:
         """Let go of the file, finished or not."""
         # What goes wrong here after an error, such as a full disk, has been told.
         with contextlib.suppress(OSError, pa.ArrowException):
-            if self._writer is not None:
+            if self._writer is not None and not self._is_finished:
                 self._writer.close()
 
     def _open(self, schema: pa.Schema) -> None:

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
-__all__ = ["EMBEDDING", "FLOATS", "Layout", "Part", "Table", "checked_rows", "refuse_key"]
+__all__ = ["EMBEDDING", "FLOATS", "Layout", "Part", "Table", "checked_rows", "joined", "refuse_key"]
 
 EMBEDDING = "embedding"
 """The column that embeddings go into where they had no name."""
@@ -155,6 +155,14 @@ def refuse_key(where: str, key: str | None, *, has_columns: bool = True) -> None
     if key is not None:
         hint = "; --column names a column" if has_columns else ""
         raise EmbedFilterError(f"--key: expected none for {where}, found {key!r}{hint}")
+
+
+def joined(where: str, what: str) -> EmbedFilterError:
+    """Return the error of several files joined by cat: one alone would be read."""
+    return EmbedFilterError(
+        f"{where}: expected one {what}, found several one after another: give their files, or"
+        " their folder, in place of what joins them"
+    )
 
 
 def checked_rows(

@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import io
 import re
-import shutil
 import stat
 import sys
-import tempfile
 from pathlib import Path
-from typing import TYPE_CHECKING, BinaryIO
+from typing import TYPE_CHECKING, Any, BinaryIO
 
 from embedfilter.errors import EmbedFilterError
+from embedfilter.files.atomic import temporary_file
 from embedfilter.files.endings import (
     ARROW,
     CSV,
@@ -25,7 +24,7 @@ from embedfilter.files.endings import (
     inner_ending,
 )
 from embedfilter.files.messages import described
-from embedfilter.files.tables.base import Part, Table, refuse_key
+from embedfilter.files.tables.base import Part, Table, joined, refuse_key
 from embedfilter.files.tables.delimited import DelimitedTable
 from embedfilter.files.tables.matrices import open_input, open_numpy, open_safetensors, open_torch
 from embedfilter.files.tables.records import JsonLines, Lines, reading
@@ -45,6 +44,9 @@ _STARTS = {
     b"ARROW1": "arrow", b"\xff\xff\xff\xff": "stream", b"FEA1": "feather1",
     b"PGCOPY\n\xff": "pgcopy",
 }  # fmt: skip
+# The end of a file and the beginning of another.
+_JOINTS = {"parquet": b"PAR1PAR1", "arrow": b"ARROW1ARROW1\0\0"}
+_LEAST_FOOTER = 32  # bytes
 _REFUSED = {
     "feather1": "a Feather file of version 1",
     "pgcopy": "PostgreSQL's binary COPY: COPY ... WITH (FORMAT csv, HEADER) makes text",
@@ -298,11 +300,30 @@ def _open_stream(
     if kind not in _READ_BY_ENDING:
         raise _unknown(where, kind, start)
     # What is not read from its beginning to its end goes through a file, gone once it is open.
-    with tempfile.NamedTemporaryFile(prefix="embedfilter-") as file:
-        with reading(where):
-            shutil.copyfileobj(buffered, file, 1 << 20)
+    with temporary_file() as file:
+        _copy(buffered, file, where, str(kind))
         file.flush()
         return _open_file(Path(file.name), where, kind, start, key)
+
+
+def _copy(stream: BinaryIO, file: BinaryIO, where: str, kind: str) -> None:
+    """Copy a stream to a file; raise for several files one after another: one would be read."""
+    joint, last, n = _JOINTS.get(kind), b"", 0
+    while True:
+        with reading(where):
+            block = stream.read(1 << 20)
+        if not block:
+            return
+        if joint is not None:
+            seen = last + block
+            place = seen.find(joint)
+            # Before it is the length of a footer; a text of these letters has another number there.
+            length = int.from_bytes(seen[max(0, place - 4) : max(0, place)], "little")
+            if _LEAST_FOOTER <= length < n + len(block):
+                raise joined(where, f"{kind.capitalize()} file")
+            last = seen[-len(joint) - 3 :]
+        n += len(block)
+        file.write(block)
 
 
 class _StandardInput(io.BufferedReader):
@@ -359,16 +380,18 @@ class _Several(Table):
                         f"{file}: expected the columns of {files[0]},"
                         f" {self.width or self._names}, found {table.width or table.names}"
                     )
-                elif self.schema is not None and not table.schema.equals(self.schema):  # type: ignore[attr-defined]
-                    raise EmbedFilterError(
-                        f"{file}: expected columns of the types of {files[0]}, found others"
-                    )
+                elif self.schema is not None:
+                    from embedfilter.files.tables.arrow import common_schema  # noqa: PLC0415
+
+                    mine: Any = table
+                    self.schema = common_schema(self.schema, mine.schema, str(files[0]), str(file))
                 if len(table.lead or ()) > 1:
                     raise EmbedFilterError(
                         f"{file}: expected a matrix (n, d), as there are several files, found shape"
                         f" {(*(table.lead or ()), table.width)}"
                     )
                 counts.append(table.n_rows)
+        self._common = self.schema
         known = [count for count in counts if count is not None]
         self.n_rows = sum(known) if len(known) == len(counts) else None
 
@@ -379,15 +402,21 @@ class _Several(Table):
 
     def embedding_column(self, wanted: str | None) -> str | None:
         """Return the column of the first file, which all have."""
-        with _open(self._files[0], self._key) as table:
+        with self._opened(self._files[0]) as table:
             self._wanted = table.embedding_column(wanted)
             self.wide, self.schema = table.wide, getattr(table, "schema", None)
         return self._wanted
 
+    def _opened(self, file: Path) -> Table:
+        table = _open(file, self._key)
+        if self._common is not None:
+            table.read_as(self._common)  # type: ignore[attr-defined]
+        return table
+
     def parts(self, n_rows: int) -> Iterator[Part]:
         """Iterate over the rows of all files."""
         for file in self._files:
-            with _open(file, self._key) as table:
+            with self._opened(file) as table:
                 if self._wanted is not None:
                     table.embedding_column(self._wanted)
                 yield from table.parts(n_rows)

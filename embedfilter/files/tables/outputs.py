@@ -4,19 +4,20 @@ from __future__ import annotations
 
 import contextlib
 import gzip
+import os
 import shutil
 import sys
-import tempfile
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, BinaryIO, Protocol
 
 import numpy as np
 
 from embedfilter.errors import EmbedFilterError
-from embedfilter.files.atomic import atomic_output, check_target
+from embedfilter.files.atomic import atomic_output, check_target, temporary_file
 from embedfilter.files.containers.npy import write_npy_header
 from embedfilter.files.endings import (
     ARROW,
+    ARROW_STREAM,
     COMPRESSED,
     CSV,
     JSON_LINES,
@@ -77,6 +78,8 @@ def check_output(output: str, like: str, kind: str | None = None) -> str:
         If it cannot be written to.
     """
     if output != "-":
+        if output.endswith(("/", os.sep)):
+            raise EmbedFilterError(f"{output}: expected a file to write, found a folder's name")
         check_target(Path(output))
     found = inner_ending(output) if output != "-" else ""
     by_ending = next((name for name, endings in _ENDINGS.items() if found in endings), None)
@@ -105,6 +108,7 @@ def check_output(output: str, like: str, kind: str | None = None) -> str:
 @contextlib.contextmanager
 def open_output(output: str, kind: str, layout: Layout) -> Iterator[Output]:
     """Open an output, which appears whole or not at all; parts of a stream appear at once."""
+    is_stream = output == "-" or ending(output) in ARROW_STREAM
     with contextlib.ExitStack() as stack:
         if output == "-":
             target = _standard_output(kind, layout.table.n_rows, stack)
@@ -112,7 +116,7 @@ def open_output(output: str, kind: str, layout: Layout) -> Iterator[Output]:
             target = stack.enter_context(atomic_output(Path(output)))
         if ending(output) in COMPRESSED:
             target = stack.enter_context(_compressed(target, output))
-        made = _make(target, kind, layout, output == "-", stack)
+        made = _make(target, kind, layout, is_stream, stack)
         yield made
         made.finish()
 
@@ -139,15 +143,14 @@ def _make(
     if kind == "safetensors":
         return _Safetensors(target, layout)
     # Their libraries write whole arrays: one in a file of its own, mapped.
-    raw = stack.enter_context(tempfile.NamedTemporaryFile(prefix="embedfilter-"))  # noqa: SIM115
-    return _Spooled(target, raw, kind, layout)  # type: ignore[arg-type]
+    return _Spooled(target, stack.enter_context(temporary_file()), kind, layout)
 
 
 def _standard_output(kind: str, n_rows: int | None, stack: contextlib.ExitStack) -> BinaryIO:
     if kind in ("arrow", *_TEXT) or (kind == "npy" and n_rows is not None):
         return sys.stdout.buffer
     # A format in which the beginning is written last goes through a file.
-    file = stack.enter_context(tempfile.TemporaryFile())  # noqa: SIM115
+    file = stack.enter_context(temporary_file())
 
     def copy(error: type[BaseException] | None, *_: object) -> None:
         if error is None:
@@ -278,7 +281,7 @@ class _Spooled:
         self._raw.flush()
         shape, dtype = self._layout.shape(self._n_rows), self._layout.dtype
         rows: NDArray[Any] = (
-            np.memmap(self._raw.name, dtype, "c", shape=shape)
+            np.memmap(self._raw, dtype, "c", shape=shape)
             if self._n_rows
             else np.empty(shape, dtype)
         )
