@@ -39,6 +39,7 @@ from embedfilter.files.messages import source_name
 from embedfilter.filter import EmbedFilter, as_filter
 from embedfilter.fitting.kinds import check_n_components, resolve_n_components
 from embedfilter.integrations.gguf_reading import parsed_once
+from embedfilter.integrations.model_card import describe, keep_description
 from embedfilter.integrations.saved_encoder import reopened
 from embedfilter.integrations.sentence_transformers import append_filter, check_matrix
 from embedfilter.integrations.vocabulary_words import N_WORDS, embedded_words
@@ -216,6 +217,7 @@ def encoder(
     if template in (None, saved_template(model)) and all(option is None for option in asked):
         saved = _as_saved(model, dtype, device, revision, normalize=normalize)
         if saved is not None:
+            keep_description(saved, Path(model))
             return saved
     template = template_for(model, template)
     _check_choices(template, dtype, calibrate)
@@ -256,6 +258,7 @@ def encoder(
         append_filter(filter, result, normalize=normalize)
     elif normalize:
         result.append(Normalize())
+    describe(result, source_name(os.fspath(model)), template, filter)
     return result.eval()
 
 
