@@ -101,7 +101,7 @@ def apply(
     \b
     Example:
       embedfilter apply filter.safetensors embeddings.npy filtered.npy
-      embedfilter apply filter.safetensors texts.parquet filtered.parquet --column embedding
+      embedfilter apply filter.safetensors in.parquet out.parquet --column vector
       zcat texts.jsonl.gz | embedfilter apply filter.safetensors - filtered.jsonl
     """  # noqa: D301 - click takes the backspace for "do not wrap"
     from embedfilter.files.tables.opening import open_table  # noqa: PLC0415 - light --help

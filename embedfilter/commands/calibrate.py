@@ -32,7 +32,7 @@ from embedfilter.errors import EmbedFilterError
 __all__ = ["calibrate"]
 
 
-@click.command()
+@click.command(options_metavar="-o OUTPUT [OPTIONS]")
 @click.argument("filter_file", metavar="FILTER", type=PATH)
 @click.argument("embeddings", type=PATH, required=False)
 @click.option("-o", "--output", type=PATH, required=True, help="The filter file to write.")
@@ -91,8 +91,9 @@ def calibrate(
 
     \b
     Examples:
-      embedfilter calibrate filter.safetensors sample.npy -o calibrated.safetensors
-      embedfilter calibrate filter.safetensors --vocabulary path/to/model -o calibrated.safetensors
+      embedfilter calibrate filter.safetensors sample.npy -o better.safetensors
+      embedfilter calibrate filter.safetensors --vocabulary path/to/model \\
+        -o better.safetensors
     """  # noqa: D301 - click takes the backspace for "do not wrap"
     from embedfilter.files.tables.opening import open_table  # noqa: PLC0415 - light --help
 

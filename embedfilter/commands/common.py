@@ -98,7 +98,11 @@ template_option = click.option(
     "  [default: that of an encoder that was saved, else prompteol]",
 )
 batch_size_option = click.option(
-    "--batch-size", type=click.IntRange(1), default=32, show_default=True
+    "--batch-size",
+    type=click.IntRange(1),
+    default=32,
+    show_default=True,
+    help="How many texts the model reads at a time.",
 )
 device_option = click.option(
     "--device", help="Where the model runs: cpu, cuda, ...  [default: the best there is]"
@@ -108,7 +112,7 @@ dtype_option = click.option(
     type=click.Choice(["float32", "float16", "bfloat16"]),
     default="float32",
     show_default=True,
-    help="Of the model's weights.",
+    help="The type of the model's weights.",
 )
 filter_option = click.option(
     "--filter", "filter_file", type=PATH, help="Show what is left after this filter, too."

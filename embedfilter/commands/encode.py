@@ -31,7 +31,7 @@ __all__ = ["encode"]
 _CHUNK = 4096  # texts that are sorted by length and encoded together
 
 
-@click.command()
+@click.command(options_metavar="-o OUTPUT [OPTIONS]")
 @click.argument("model", type=CHECKPOINT)
 @click.argument("texts", type=PATH)
 @click.option(
@@ -46,8 +46,8 @@ _CHUNK = 4096  # texts that are sorted by length and encoded together
 @click.option(
     "--ratio", type=float, help="Keep 1/RATIO of the dimensions; 1: no filter.  [default: 2]"
 )
-@click.option("--components", "n_components", type=int, help="Keep so many dimensions.")
-@click.option("--filter", "filter_file", type=PATH, help="Use this filter instead.")
+@click.option("--components", "n_components", type=int, help="Keep so many, instead.")
+@click.option("--filter", "filter_file", type=PATH, help="Use this filter, and fit none.")
 @click.option(
     "--calibrate",
     type=click.Choice(["vocabulary"]),
@@ -87,7 +87,8 @@ def encode(
     \b
     Examples:
       embedfilter encode path/to/model texts.txt -o embeddings.npy --ratio 4
-      embedfilter encode path/to/model texts.txt -o embeddings.npy --ratio 8 --calibrate vocabulary
+      embedfilter encode path/to/model texts.txt -o embeddings.npy --ratio 8 \\
+        --calibrate vocabulary
     """  # noqa: D301 - click takes the backspace for "do not wrap"
     import numpy as np  # noqa: PLC0415 - commands import what they need
     from tqdm import tqdm  # noqa: PLC0415

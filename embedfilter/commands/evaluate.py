@@ -45,9 +45,15 @@ def _integers(ctx: click.Context, option: click.Parameter, value: str | None) ->
 @click.command()
 @click.argument("embeddings", type=PATH)
 @click.option("--filter", "filter_file", type=PATH, help="The filter file to compare.")
-@click.option("--model", help="A checkpoint, instead: filters of its head are compared.")
+@click.option(
+    "--model",
+    metavar="MODEL",
+    type=CHECKPOINT,
+    help="A checkpoint, instead: filters of its head are compared.",
+)
 @click.option(
     "--encode-with",
+    metavar="MODEL",
     type=CHECKPOINT,
     help="A causal language model. EMBEDDINGS, and QUERIES, are files with a text in each line"
     " then, which it embeds; filters of its head are compared, if no others are given.",
@@ -84,9 +90,12 @@ def _integers(ctx: click.Context, option: click.Parameter, value: str | None) ->
     "--dimensions",
     metavar="K,K,...",
     callback=_integers,
-    help="Compare at these.  [default: d, d/2, d/4, d/8]",
+    help="Compare at these.  [default: d, d/2, d/4, d/8; with --filter d, its own, and those"
+    " below it]",
 )
-@click.option("-k", type=int, default=10, show_default=True, help="Of nDCG, recall and neighbours.")
+@click.option(
+    "-k", type=int, default=10, show_default=True, help="How many results, or neighbours, count."
+)
 @click.option(
     "--vocabulary",
     is_flag=True,
@@ -120,7 +129,7 @@ def evaluate(
 
     \b
     Example:
-      embedfilter evaluate embeddings.npy --model path/to/model --labels labels.txt
+      embedfilter evaluate embeddings.npy --model path/to/model --labels x.txt
     """  # noqa: D301 - click takes the backspace for "do not wrap"
     from embedfilter import evaluation  # noqa: PLC0415 - light --help
     from embedfilter.evaluation.inputs import check_inputs  # noqa: PLC0415

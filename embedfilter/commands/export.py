@@ -20,7 +20,7 @@ from embedfilter.commands.roles import FILTER, MODEL, check_order
 __all__ = ["export"]
 
 
-@click.command()
+@click.command(options_metavar="-o OUTPUT [OPTIONS]")
 @click.argument("filter_file", metavar="FILTER", type=PATH)
 @click.argument("model", type=CHECKPOINT)
 @click.option("-o", "--output", type=PATH, required=True, help="The folder to write, new or empty.")

@@ -33,11 +33,11 @@ __all__ = ["fit"]
 _LOOKED_AT = 64  # rows
 
 
-@click.command()
+@click.command(options_metavar="-o OUTPUT [OPTIONS]")
 @click.argument("checkpoint", type=CHECKPOINT)
 @click.option("-o", "--output", type=PATH, required=True, help="The filter file to write.")
 @click.option("--ratio", type=float, help="Keep 1/RATIO of the dimensions.  [default: 2]")
-@click.option("--components", "n_components", type=int, help="Keep so many dimensions.")
+@click.option("--components", "n_components", type=int, help="Keep so many, instead.")
 @click.option(
     "--kind",
     type=click.Choice(KINDS),
@@ -57,13 +57,15 @@ def fit(checkpoint: str, output: Path, base: str | None, as_json: bool, **option
     """Fit a filter to a model's unembedding matrix.
 
     CHECKPOINT is a model's folder, a file (.safetensors, .gguf, .bin, .pt, .npy, .npz or the
-    index of a sharded checkpoint), or the id of a model on the Hugging Face Hub.
+    index of a sharded checkpoint), ollama:NAME, a model that Ollama has fetched, or the id of one
+    on the Hugging Face Hub.
 
     \b
     Example:
       embedfilter fit path/to/model -o filter.safetensors --ratio 2
       embedfilter fit Qwen/Qwen3-0.6B -o filter.safetensors
-      embedfilter fit path/to/embedding-model --base path/to/model -o filter.safetensors
+      embedfilter fit ollama:qwen3 -o filter.safetensors
+      embedfilter fit path/to/embedder --base path/to/model -o filter.safetensors
     """  # noqa: D301 - click takes the backspace for "do not wrap"
     from embedfilter.filter import EmbedFilter  # noqa: PLC0415 - commands import their needs
 

@@ -75,6 +75,10 @@ class _Group(click.Group):
         ctx.meta[_ARGUMENTS] = list(args)
         return super().parse_args(ctx, args)
 
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        """Return the commands in the order in which they are come to."""
+        return list(self.commands)
+
     def invoke(self, ctx: click.Context) -> Any:
         try:
             with warnings.catch_warnings(), _termination_unwinds(), _usage_in_a_line():
@@ -141,7 +145,13 @@ def _line(ctx: click.Context, message: str) -> str:
 @click.group(cls=_Group, context_settings={"help_option_names": ["-h", "--help"]})
 @click.version_option(__version__, prog_name="embedfilter")
 def main() -> None:
-    """Better, smaller text embeddings from a language model's own unembedding matrix."""
+    """Better, smaller text embeddings from a language model's own unembedding matrix.
+
+    \b
+    Example:
+      embedfilter fit path/to/model -o filter.safetensors
+      embedfilter apply filter.safetensors embeddings.npy filtered.npy
+    """  # noqa: D301 - click takes the backspace for "do not wrap"
 
 
 for command in (fit, calibrate, apply, encode, evaluate, mteb, inspect, lens, plot, export, demo):

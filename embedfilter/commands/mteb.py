@@ -97,8 +97,8 @@ def mteb(model: str, tasks: str, output: Path, as_json: bool, **options: Any) ->
 
     \b
     Examples:
-      embedfilter mteb path/to/model --tasks paper --template prompteol --ratio 1 2 4 8
-      embedfilter mteb path/to/model --tasks STS12,SciFact --calibrate vocabulary -o folder
+      embedfilter mteb path/to/model --tasks paper --ratio 1 2 4 8
+      embedfilter mteb path/to/model --tasks STS12,SciFact --calibrate vocabulary
     """  # noqa: D301 - click takes the backspace for "do not wrap"
     from embedfilter.files.atomic import atomic_output  # noqa: PLC0415 - light --help
 

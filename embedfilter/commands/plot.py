@@ -48,7 +48,7 @@ _output = click.option(
 )
 
 
-@plot.command()
+@plot.command(options_metavar="-o OUTPUT [OPTIONS]")
 @click.argument("filter_file", metavar="FILTER", type=PATH)
 @_output
 def spectrum(filter_file: Path, output: Path) -> None:
@@ -60,7 +60,7 @@ def spectrum(filter_file: Path, output: Path) -> None:
     picture.save()
 
 
-@plot.command()
+@plot.command(options_metavar="-o OUTPUT [OPTIONS]")
 @click.argument("checkpoint", type=CHECKPOINT)
 @click.argument("embeddings", type=PATH)
 @filter_option
@@ -70,7 +70,7 @@ def spectrum(filter_file: Path, output: Path) -> None:
     type=click.Choice(["vectors", "logits"]),
     default="vectors",
     show_default=True,
-    help="Whose energy.",
+    help="The energy of vectors, or of the logits that they give.",
 )
 @tensor_option
 @revision_option
@@ -106,7 +106,7 @@ def energy(
     picture.save()
 
 
-@plot.command()
+@plot.command(options_metavar="-o OUTPUT [OPTIONS]")
 @click.argument("embeddings", type=PATH)
 @filter_option
 @column_option
@@ -128,7 +128,7 @@ def similarities(
     picture.save()
 
 
-@plot.command()
+@plot.command(options_metavar="-o OUTPUT [OPTIONS]")
 @click.argument("checkpoint", type=CHECKPOINT)
 @click.argument("embeddings", type=PATH)
 @filter_option

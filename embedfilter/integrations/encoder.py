@@ -39,6 +39,7 @@ from embedfilter.files.messages import source_name
 from embedfilter.filter import EmbedFilter, as_filter
 from embedfilter.fitting.kinds import check_n_components, resolve_n_components
 from embedfilter.integrations.gguf_reading import parsed_once
+from embedfilter.integrations.model_card import describe, keep_description
 from embedfilter.integrations.saved_encoder import reopened
 from embedfilter.integrations.sentence_transformers import append_filter, check_matrix
 from embedfilter.integrations.vocabulary_words import N_WORDS, embedded_words
@@ -221,7 +222,9 @@ def encoder(
                 f" found {revision!r}"
             )
         _check_choices(own or "mean", dtype)
-        return reopened(model, TemplateTransformer, dtype, device, normalize=normalize)
+        saved = reopened(model, TemplateTransformer, dtype, device, normalize=normalize)
+        keep_description(saved, Path(model))
+        return saved
     template = template_for(model, template)
     _check_choices(template, dtype, calibrate)
     if filter is not None and (ratio, n_components, kind) != (None, None, None):
@@ -261,6 +264,7 @@ def encoder(
         append_filter(filter, result, normalize=normalize)
     elif normalize:
         result.append(Normalize())
+    describe(result, source_name(os.fspath(model)), template, filter)
     return result.eval()
 
 

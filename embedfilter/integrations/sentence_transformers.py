@@ -112,7 +112,10 @@ def _check_model(f: EmbedFilter, model: Any, name: str) -> None:
 
 
 def _has_a_filter(name: str) -> ValueError:
-    return ValueError(f"{name}: expected a model without a filter, found one that has its filter")
+    return ValueError(
+        f"{name}: expected a model without a filter, found one that has its filter: take the model"
+        " that it was made of"
+    )
 
 
 def check_matrix(
@@ -328,8 +331,12 @@ def _opened(model: Any) -> Any:
 def _new_folder(out: Path) -> Iterator[Path]:
     """Make a temporary folder, which becomes `out` when the block ends well."""
     if out.exists() and (not out.is_dir() or any(out.iterdir())):
+        found = "one with files in it" if out.is_dir() else "a file"
         raise FileExistsError(
-            errno.EEXIST, "expected a folder that is new or empty, found another", str(out)
+            errno.EEXIST,
+            f"expected a folder that is new or empty, found {found}: take another name, or remove"
+            " it first",
+            str(out),
         )
     if not out.parent.is_dir():
         raise FileNotFoundError(errno.ENOENT, "no such folder", str(out.parent))

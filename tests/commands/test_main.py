@@ -10,6 +10,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import click
 import numpy as np
 import pytest
 from click.testing import CliRunner
@@ -33,6 +34,23 @@ def test_help() -> None:
     assert "edge cuts both ends" in words
     assert "EMBEDFILTER_NUM_THREADS" in words
     assert "OUT may be IN" in run("apply", "--help").stdout
+
+
+def test_help_fits_a_terminal() -> None:
+    """Of 80 columns, examples too, which are not wrapped; and every option says what it does."""
+    plots = [("plot", name) for name in main.commands["plot"].commands]
+    for words in [(), *((name,) for name in main.commands), *plots]:
+        result = CliRunner().invoke(
+            main, [*words, "--help"], prog_name="embedfilter", terminal_width=80
+        )
+        assert max(map(len, result.stdout.splitlines())) <= 80, words
+        command = main
+        for word in words:
+            command = command.commands[word]
+        for option in command.params:
+            assert isinstance(option, click.Argument) or option.help, option.name
+        if any(option.name == "output" and option.required for option in command.params):
+            assert "-o OUTPUT" in result.stdout or "OUT\n" in result.stdout
 
 
 def test_the_version() -> None:

@@ -124,6 +124,14 @@ def test_saved_and_reloaded(folder: Path, f: EmbedFilter, tmp_path: Path, templa
     stock = template == "mean"
     again = SentenceTransformer(str(tmp_path), device="cpu", trust_remote_code=not stock)
     np.testing.assert_allclose(again.encode(TEXTS), model.encode(TEXTS), atol=1e-6)
+    # It says how it is loaded, and what it is; who opens and saves it again keeps that.
+    card = (tmp_path / "README.md").read_text()
+    assert ("trust_remote_code=True" in card) != stock
+    assert f"filtered from {f.n_features_in} by embedfilter (kind edge)" in card
+    assert f"(2, {f.n_features_in // 4})" in card
+    assert str(folder.parent) not in card
+    embedfilter.encoder(tmp_path, device="cpu").save_pretrained(str(tmp_path / "again"))
+    assert (tmp_path / "again" / "README.md").read_text() == card
 
 
 @pytest.mark.parametrize("template", ["prompteol", "echo", "mean"])
