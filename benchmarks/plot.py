@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import csv
 import json
+from importlib import resources
 from pathlib import Path
 from typing import Any
 
@@ -12,8 +14,10 @@ import matplotlib
 
 matplotlib.use("Agg")
 import matplotlib.pyplot as plt
+import numpy as np
 
 RESULTS = Path(__file__).parent / "results"
+OVERVIEW = Path(__file__).parents[1] / "docs" / "images" / "overview.png"
 OURS, OTHERS = "#1b6ca8", "#b8b8b8"
 
 
@@ -181,6 +185,59 @@ def backbones(report: dict[str, Any]) -> plt.Figure:
     return figure
 
 
+def overview(report: dict[str, Any]) -> plt.Figure:
+    """Draw what the method does: some texts' tokens before and after, and the gain by model.
+
+    The texts are the first of every other topic of the demo; all models and templates are shown.
+    """
+    from embedfilter import EmbedFilter, LogitLens, plots
+    from embedfilter.demo import find_checkpoint
+
+    demo = resources.files("embedfilter.demo")
+    with (demo / "pairs.tsv").open(encoding="utf-8") as file:
+        pairs = list(csv.DictReader(file, delimiter="\t"))
+    topics = list(dict.fromkeys(row["topic"] for row in pairs))[::2]
+    some = [next(i for i, row in enumerate(pairs) if row["topic"] == topic) for topic in topics]
+    with (demo / "echo.npy").open("rb") as file:
+        X = np.load(file)[some]
+    texts = [pairs[i]["sentence"] for i in some]
+    checkpoint = find_checkpoint()
+    f = EmbedFilter.from_checkpoint(checkpoint, ratio=2)
+    with LogitLens(checkpoint) as lens:
+        before = lens.top_tokens(X, 6, labels=texts)
+        after = lens.top_tokens(X, 6, labels=texts, filter=f)
+
+    names = columns(report)
+    figure = plt.figure(figsize=(11, 5.2))
+    above, below = figure.subfigures(2, 1, height_ratios=(2.4, 2.8))
+    above.suptitle("What embeddings write (SmolLM2, Echo)", fontsize=10, fontweight="bold")
+    plots.top_tokens([before, after], titles=("before the filter", "after"), ax=above.subplots())
+    above.subplots_adjust(left=0.01, right=0.99, bottom=0, top=0.86)
+    below.suptitle("Quality gained over no filter, in points", fontsize=10, fontweight="bold")
+    axes = below.subplots(1, len(names), sharey=True)
+    shown = {
+        "late": ("the head alone", "#2a9d8f"),
+        "vocabulary": ("calibrated on the model's vocabulary", "#e09f3e"),
+        "the same, vocabulary as prior": ("and on own texts", "#d1495b"),
+    }
+    for ax, row, name in zip(axes, report["models"], names, strict=True):
+        plain = row["methods"]["no filter"]["1"]["mean"]
+        for i, (method, (label, colour)) in enumerate(shown.items()):
+            means = row["methods"][method]
+            gains = [means[str(ratio)]["mean"] - plain for ratio in (2, 4, 8)]
+            ax.bar(np.arange(3) + (i - 1) * 0.27, gains, 0.25, color=colour, label=label)
+        ax.axhline(0, color="black", linewidth=0.8)
+        ax.set_title(name, fontsize=9)
+        ax.set_axisbelow(True)
+        ax.set_xticks(range(3), [f"{row['d'] // r}\n1/{r}" for r in (2, 4, 8)], fontsize=8)
+        ax.grid(axis="y", alpha=0.3)
+        ax.spines[["top", "right", "bottom"]].set_visible(False)
+    below.legend(*axes[0].get_legend_handles_labels(), ncols=3, frameon=False, fontsize=9,
+                 loc="lower center")  # fmt: skip
+    below.subplots_adjust(left=0.05, right=0.99, bottom=0.27, top=0.8)
+    return figure
+
+
 def main() -> None:
     """Draw a picture of each report that there is."""
     for name, draw in (
@@ -190,6 +247,7 @@ def main() -> None:
         ("retrieval", retrieval),
         ("sweep", sweep),
         ("backbones", backbones),
+        ("backbones", overview),
     ):
         for path in RESULTS.glob(f"**/{name}.json"):
             report = json.loads(path.read_text(encoding="utf-8"))
@@ -199,9 +257,11 @@ def main() -> None:
                 figure.suptitle(
                     f"{machine['cpu']}, {machine['threads']} threads, {machine['isa']}", fontsize=9
                 )
-            figure.tight_layout()
-            figure.savefig(path.with_suffix(".png"), dpi=110)
-            print(f"wrote {path.with_suffix('.png')}")
+            if draw is not overview:  # which is laid out
+                figure.tight_layout()
+            picture = OVERVIEW if draw is overview else path.with_suffix(".png")
+            figure.savefig(picture, dpi=110)
+            print(f"wrote {picture}")
 
 
 if __name__ == "__main__":

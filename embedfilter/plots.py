@@ -209,6 +209,7 @@ def top_tokens(
     row_height = TABLE_ROW_INCHES / ax.get_window_extent().height * ax.figure.dpi
     for (row, _), cell in table.get_celld().items():
         cell.set_edgecolor("#cccccc")
+        cell.PAD = 0.05  # of its width: the usual 0.1 sets long texts far in
         cell.set_height(row_height)
         cell.get_text().set_parse_math(False)  # a token may be "$"
         cell.get_text().set_fontfamily(families)

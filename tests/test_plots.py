@@ -110,6 +110,7 @@ def test_top_tokens(
     W: NDArray, f: EmbedFilter, X: NDArray, ax: Axes, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Tokens that no font has, and some that matplotlib would take for formulas."""
+    font_manager.findfont(font_manager.FontProperties())  # the usual one, which is remembered
     monkeypatch.setattr(font_manager.fontManager, "ttflist", [])
     lens = LogitLens(W, tokenizer=["$x$", " $", "中文", "\U0001f600", "a\nb", "\\frac"] * 50)
     found = [lens.top_tokens(X, labels=["text $y$"] * 30), lens.top_tokens(X, filter=f)]

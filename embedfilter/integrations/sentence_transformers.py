@@ -41,16 +41,25 @@ _MAX_CONFIG = 1 << 20
 # Every version knows these paths; those since 5.4 redirect them, and write the others themselves,
 # which servers look for in vain: vLLM would leave out the pooling and the filter, without a word.
 _DENSE, _NORMALIZE = "sentence_transformers.models.Dense", "sentence_transformers.models.Normalize"
+_POOLING = "sentence_transformers.models.Pooling"
 _KNOWN = {
     "sentence_transformers.base.modules.transformer.Transformer": (
         "sentence_transformers.models.Transformer"
     ),
-    "sentence_transformers.sentence_transformer.modules.pooling.Pooling": (
-        "sentence_transformers.models.Pooling"
-    ),
+    "sentence_transformers.sentence_transformer.modules.pooling.Pooling": _POOLING,
     "sentence_transformers.base.modules.dense.Dense": _DENSE,
     "sentence_transformers.base.modules.normalize.Normalize": _NORMALIZE,
     "sentence_transformers.sentence_transformer.modules.normalize.Normalize": _NORMALIZE,
+}
+# How a Pooling says what it does: a flag for each mode before 5.4, and since then its name, which
+# servers of before do not read: Text Embeddings Inference stops, vLLM takes its own pooling.
+_POOLING_FLAGS = {
+    "cls": "pooling_mode_cls_token",
+    "mean": "pooling_mode_mean_tokens",
+    "max": "pooling_mode_max_tokens",
+    "mean_sqrt_len_tokens": "pooling_mode_mean_sqrt_len_tokens",
+    "weightedmean": "pooling_mode_weightedmean_tokens",
+    "lasttoken": "pooling_mode_lasttoken",
 }
 _IDENTITY = "torch.nn.modules.linear.Identity"
 # How far a model's matrix may be from the one the filter was fitted to: fine-tuning moves it by
@@ -229,6 +238,8 @@ def _extend_folder(f: EmbedFilter, folder: Path) -> None:
         _warn_of_unit_rows(f, "model")
     for module in modules:
         module["type"] = _KNOWN.get(module["type"], module["type"])
+        if module["type"] == _POOLING:
+            _spell_out(folder / module["path"] / "config.json")
     number = len(modules)
     dense, normalize = f"{number}_Dense", f"{number + 1}_Normalize"
     bias = _bias(f)
@@ -247,6 +258,18 @@ def _extend_folder(f: EmbedFilter, folder: Path) -> None:
     for i, (name, path, kind) in enumerate(added, number):
         modules.append({"idx": i, "name": name, "path": path, "type": kind})
     listed.write_text(json.dumps(modules, indent=2), encoding="utf-8")
+
+
+def _spell_out(config: Path) -> None:
+    """Write a Pooling's config with a flag for each mode, which every version reads."""
+    found = json.loads(config.read_text(encoding="utf-8"))
+    if "pooling_mode" not in found:
+        return
+    mode = found.pop("pooling_mode")
+    modes = [mode] if isinstance(mode, str) else mode
+    spelt = {"word_embedding_dimension": found.pop("embedding_dimension")}
+    spelt |= {flag: name in modes for name, flag in _POOLING_FLAGS.items()}
+    config.write_text(json.dumps(spelt | found, indent=2), encoding="utf-8")
 
 
 def _bias(f: EmbedFilter, eps: float = 2.0**-23) -> NDArray[np.float32] | None:

@@ -72,7 +72,7 @@ def filter_column(
     Raises
     ------
     TypeError, ValueError
-        For a column that is missing or of another type, or another precision. When the result is
+        For a column that is missing or of another type, or wrong options. When the result is
         computed, Spark reports what `EmbedFilter.transform` refuses, and values that are null.
     """
     if precision not in _TYPES:
@@ -94,8 +94,11 @@ def filter_column(
         )
     target = output_column or column
     fields[target] = types.StructField(target, _TYPES[precision], nullable=False)
-    shared = df.sparkSession.sparkContext.broadcast(as_filter(f))
+    f = as_filter(f)
     options |= {"precision": precision, "n_threads": n_threads}
+    # Wrong options are told of here, and not by every worker.
+    f.transform(np.empty((0, f.n_features_in), np.float32), **options)
+    shared = df.sparkSession.sparkContext.broadcast(f)
     return df.mapInArrow(
         _filtering(shared, column, target, options), types.StructType(list(fields.values()))
     )
@@ -108,9 +111,10 @@ def _filtering(
 
     def filtered(batches: Iterable[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
         f = shared.value
+        name = f"column {column!r} of an Arrow batch"  # in which rows are counted
         for batch in batches:
             rows = f.transform(
-                arrow_rows(batch.column(column), f"column {column!r}", 0, f.n_features_in),
+                arrow_rows(batch.column(column), name, 0, f.n_features_in),
                 **options,
             )
             columns = dict(zip(batch.schema.names, batch.columns, strict=True))

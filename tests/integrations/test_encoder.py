@@ -156,6 +156,29 @@ def test_what_was_saved_is_opened_as_it_was(
     np.testing.assert_allclose(third.encode(TEXTS), expected, atol=1e-6)
 
 
+def test_a_folder_to_be_served(folder: Path, f: EmbedFilter, tmp_path: Path) -> None:
+    """docs/sentence-transformers.md: stock modules, spelt as all servers read them."""
+    from sentence_transformers import SentenceTransformer
+
+    plain = embedfilter.encoder(folder, template="mean", ratio=1, normalize=False, device="cpu")
+    served = f.to_sentence_transformers(plain, out=tmp_path / "served")
+    expected = embedfilter.encoder(folder, template="mean", filter=f, device="cpu").encode(TEXTS)
+    again = SentenceTransformer(str(served), device="cpu", local_files_only=True)
+    np.testing.assert_allclose(again.encode(TEXTS), expected, atol=1e-6)
+    ours = embedfilter.encoder(served, device="cpu")
+    np.testing.assert_allclose(ours.encode(TEXTS), expected, atol=1e-6)
+    modules = json.loads((served / "modules.json").read_text())
+    assert [m["type"] for m in modules] == [
+        f"sentence_transformers.models.{kind}"
+        for kind in ("Transformer", "Pooling", "Dense", "Normalize")
+    ]
+    pooling = json.loads((served / "1_Pooling" / "config.json").read_text())
+    assert [name for name, on in pooling.items() if on is True] == [
+        "pooling_mode_mean_tokens",
+        "include_prompt",
+    ]
+
+
 @pytest.mark.parametrize("template", ["prompteol", "echo", "mean"])
 def test_what_was_saved_is_a_source_like_its_model(
     folder: Path, f: EmbedFilter, tmp_path: Path, template: str, recwarn: pytest.WarningsRecorder

@@ -116,6 +116,26 @@ def test_an_open_model_to_a_folder(
         f"sentence_transformers.models.{name}"
         for name in ("Transformer", "Pooling", "Normalize", "Dense", "Normalize")
     ]
+    config = json.loads((tmp_path / "out" / "1_Pooling" / "config.json").read_text())
+    assert config["pooling_mode_mean_tokens"] is True
+    assert "pooling_mode" not in config
+
+
+@pytest.mark.parametrize("mode", ["mean", "lasttoken", ("cls", "mean")])
+def test_the_pooling_is_spelt_as_every_server_reads_it(
+    tmp_path: Path, mode: str | tuple[str, ...]
+) -> None:
+    from sentence_transformers.sentence_transformer.modules import Pooling
+
+    pooling = Pooling(384, pooling_mode=mode, include_prompt=False)
+    pooling.save(str(tmp_path))
+    integration._spell_out(tmp_path / "config.json")
+    spelt = json.loads((tmp_path / "config.json").read_text())
+    flags = {name: on for name, on in spelt.items() if name.startswith("pooling_mode")}
+    assert len(flags) == 6
+    assert all(type(on) is bool for on in flags.values())
+    assert spelt["word_embedding_dimension"] == 384
+    assert Pooling.load(str(tmp_path)).get_config_dict() == pooling.get_config_dict()
 
 
 def test_half_precision(f: EmbedFilter, folder: Path, embeddings: np.ndarray) -> None:

@@ -117,7 +117,10 @@ def test_doubles_of_a_frame(spark, f, X) -> None:
     [
         ([None], "found null"),
         ([[1.0] * (D - 1) + [None]], "found null"),
-        ([[1.0] * (D - 1)], f"expected lists of {D} numbers, found {D - 1} in row 0"),
+        (
+            [[1.0] * (D - 1)],
+            f"'x' of an Arrow batch: expected lists of {D} numbers, found {D - 1} in row 0",
+        ),
         ([[1.0] * (D - 1) + [float("nan")]], "NaN"),
     ],
 )
@@ -135,6 +138,11 @@ def test_bad_arguments(spark, f) -> None:
         filter_column(df, f, "x")
     with pytest.raises(ValueError, match="precision: expected one of float32, int8, ubinary"):
         filter_column(df, f, "x", precision="float16")
+    rows = spark.createDataFrame([(0, [1.0] * D)], "id long, x array<float>")
+    with pytest.raises(ValueError, match="ranges: expected"):  # before a worker is asked
+        filter_column(rows, f, "x", precision="int8")
+    with pytest.raises(TypeError, match="ranegs"):
+        filter_column(rows, f, "x", ranegs=[[0] * D, [1] * D])
 
 
 def test_without_spark(monkeypatch: pytest.MonkeyPatch) -> None:
