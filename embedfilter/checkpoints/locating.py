@@ -15,7 +15,7 @@ from embedfilter.files.folder import Folder, exists
 from embedfilter.files.input_file import InputFile
 from embedfilter.files.messages import NOT_THERE
 
-__all__ = ["ENDINGS", "Place", "hub_name", "locate"]
+__all__ = ["ENDINGS", "Place", "hub_name", "locate", "ollama_file"]
 
 ENDINGS = (*SAFETENSORS, *GGUF, ".json", *TORCH, *PICKLES, *NPY, *NPZ)
 """Of files that are checkpoints, or were meant to be."""
@@ -81,10 +81,8 @@ def locate(source: str | bytes | os.PathLike[str], revision: str | None = None) 
         The source may be on the Hub, and huggingface_hub is not installed.
     """
     given = os.fsdecode(source)
-    path = Path(given)
-    if isinstance(source, str) and given.startswith(PREFIX) and not exists(path):
-        path = blob_of(given)
-    elif not given or not exists(path):
+    path = ollama_file(source) or Path(given)
+    if not given or not exists(path):
         return _on_hub(*hub_name(source), given, revision)
     if revision is not None:
         raise ValueError(
@@ -94,6 +92,19 @@ def locate(source: str | bytes | os.PathLike[str], revision: str | None = None) 
         return Place(given, Folder(snapshot_in(path)))
     path = named_file(path)
     return Place(given, Folder(path.parent), path.name, path)
+
+
+def ollama_file(source: str | bytes | os.PathLike[str]) -> Path | None:
+    """Return the GGUF file that "ollama:NAME[:TAG]" names; None for what is no such name.
+
+    Raises
+    ------
+    CheckpointError
+        There is no such model in Ollama's store.
+    """
+    if not isinstance(source, str) or not source.startswith(PREFIX) or exists(Path(source)):
+        return None
+    return blob_of(source)
 
 
 def hub_name(source: str | bytes | os.PathLike[str]) -> tuple[str, str | None]:

@@ -80,9 +80,9 @@ def encode(
 ) -> None:
     """Embed texts with a causal language model, filtered.
 
-    MODEL is a folder of transformers, a GGUF file or an id on the Hugging Face Hub; TEXTS a file
-    with one text in each line, - for standard input, or a table (.jsonl, .csv, .tsv, Parquet,
-    Arrow), whose columns a table as OUTPUT keeps beside "embedding".
+    MODEL is a folder of transformers, a GGUF file, ollama:NAME or an id on the Hugging Face Hub;
+    TEXTS a file with one text in each line, - for standard input, or a table (.jsonl, .csv, .tsv,
+    Parquet, Arrow), whose columns a table as OUTPUT keeps beside "embedding".
 
     \b
     Examples:
@@ -93,7 +93,7 @@ def encode(
     import numpy as np  # noqa: PLC0415 - commands import what they need
     from tqdm import tqdm  # noqa: PLC0415
 
-    from embedfilter.checkpoints.locating import hub_name  # noqa: PLC0415
+    from embedfilter.checkpoints.locating import hub_name, ollama_file  # noqa: PLC0415
     from embedfilter.files.folder import exists  # noqa: PLC0415
     from embedfilter.files.lines import open_texts, part_texts  # noqa: PLC0415
     from embedfilter.files.tables.base import EMBEDDING, Layout  # noqa: PLC0415
@@ -116,7 +116,7 @@ def encode(
         raise EmbedFilterError(
             f"{table.where}: expected no column {EMBEDDING!r}, which {output} is to have, found one"
         )
-    if not exists(Path(model)):
+    if ollama_file(model) is None and not exists(Path(model)):
         hub_name(model)
     start = time.perf_counter()
     tell_of_opening(model)

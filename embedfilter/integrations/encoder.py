@@ -30,7 +30,7 @@ except ImportError as error:
     ) from error
 
 from embedfilter.checkpoints.base_head import open_for
-from embedfilter.checkpoints.locating import hub_name
+from embedfilter.checkpoints.locating import hub_name, ollama_file
 from embedfilter.checkpoints.sentence_transformers import POOLING, saved_template
 from embedfilter.errors import CheckpointError, warn_user
 from embedfilter.files.endings import GGUF, ending
@@ -164,11 +164,11 @@ def encoder(
     Parameters
     ----------
     model : str or path
-        A folder of transformers, a GGUF file, or the id of a model on the Hugging Face Hub,
-        "owner/name", or of a GGUF file there, "owner/name/file.gguf". The folder of a model that
-        this function made and ``save_pretrained`` wrote is opened as it was saved, its filter
-        with it, if nothing but how it runs is asked for; with a filter's options it is a
-        language model like any other.
+        A folder of transformers, a GGUF file, "ollama:NAME[:TAG]", or the id of a model on the
+        Hugging Face Hub, "owner/name", or of a GGUF file there, "owner/name/file.gguf". The folder
+        of a model that this function made and ``save_pretrained`` wrote is opened as it was saved,
+        its filter with it, if nothing but how it runs is asked for; with a filter's options it is
+        a language model like any other.
     template : {"prompteol", "echo", "mean"}, optional
         "prompteol" asks for the text in one word, and takes the state of the last token. "echo"
         repeats the text, and takes the mean over the second copy, whose tokens have seen the
@@ -399,6 +399,8 @@ def _check_model(model: str | os.PathLike[str]) -> None:
         raise TypeError(f"model: expected a path or an id, found {type(model).__name__}")
     if not os.fspath(model):
         raise ValueError("model: expected a path or an id, found an empty text")
+    if ollama_file(model) is not None:
+        return
     path = Path(model)
     if not exists(path):
         hub_name(model)
@@ -419,10 +421,11 @@ def _is_causal(model: SentenceTransformer) -> bool:
 
 
 def _transformer(model: str, template: str, dtype: str, revision: str | None) -> Transformer:
-    path = Path(model)
+    of_ollama = ollama_file(model)
+    path = of_ollama or Path(model)
     common: dict[str, Any] = {} if revision is None else {"revision": revision}
     opening: contextlib.AbstractContextManager[None] = contextlib.nullcontext()
-    if ending(path) in GGUF:
+    if of_ollama is not None or ending(path) in GGUF:
         common["gguf_file"] = path.name
         model = str(path.parent) if path.exists() else "/".join(path.parts[:2])
         opening = parsed_once()

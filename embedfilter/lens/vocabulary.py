@@ -21,6 +21,7 @@ from numpy.typing import NDArray
 
 from embedfilter.checkpoints.formats.gguf import GgufFile
 from embedfilter.checkpoints.layouts.hub_cache import snapshot_in
+from embedfilter.checkpoints.locating import ollama_file
 from embedfilter.errors import CheckpointError
 from embedfilter.files.endings import GGUF, SAFETENSORS, TORCH, ending
 from embedfilter.files.folder import Folder, exists
@@ -140,7 +141,7 @@ def find_vocabulary(source: Any) -> Vocabulary | None:
     """
     if not isinstance(source, (str, bytes, os.PathLike)):
         return None
-    path = Path(os.fsdecode(source))
+    path = ollama_file(source) or Path(os.fsdecode(source))
     if not exists(path):
         return None
     if not path.is_dir():
@@ -182,7 +183,7 @@ def open_vocabulary(tokenizer: Any) -> Vocabulary:
         if not exists(path):
             raise CheckpointError(f"{path}: {NOT_THERE}")
         is_json = ending(path) == ".json"
-        found = _from_json(InputFile(path)) if is_json else find_vocabulary(path)
+        found = _from_json(InputFile(path)) if is_json else find_vocabulary(tokenizer)
         if found is None:
             raise CheckpointError(f"{path}: expected a tokenizer.json or a GGUF file, found none")
         return found

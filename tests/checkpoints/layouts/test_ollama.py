@@ -11,8 +11,11 @@ import numpy as np
 import pytest
 from checkpoint_files import gguf_file, gguf_tensor
 from command_line import run
+from tokenizer_files import write_gguf
 
-from embedfilter import CheckpointError, EmbedFilter, open_unembedding
+import embedfilter
+from embedfilter import CheckpointError, EmbedFilter, LogitLens, open_unembedding
+from embedfilter.lens.vocabulary import open_vocabulary
 
 MODEL = "application/vnd.ollama.image.model"
 REGISTRY = "registry.ollama.ai/library"
@@ -170,3 +173,25 @@ def test_a_name_without_its_prefix(source: str, named: bool) -> None:
     with pytest.raises(CheckpointError, match="no such file or folder") as error:
         open_unembedding(source)
     assert str(error.value).endswith(f"is named ollama:{source}") is named
+
+
+def test_the_tokens_of_a_model(store: Path, tmp_path: Path) -> None:
+    path = write_gguf(tmp_path / "x.gguf", [b"one", b"two", b"three"])
+    weights = add_blob(store, path.read_bytes())
+    add_manifest(store, f"{REGISTRY}/words/latest", [layer(MODEL, weights)])
+    with LogitLens("ollama:words") as lens:
+        assert lens.vocabulary is not None
+        assert lens.vocabulary.text(1) == "two"
+    assert open_vocabulary("ollama:words").text(2) == "three"
+
+
+@pytest.mark.long
+def test_a_model_that_embeds(store: Path, smollm2: Path) -> None:
+    weights = add_blob(store, smollm2.read_bytes())
+    add_manifest(store, f"{REGISTRY}/smollm2/135m", [layer(MODEL, weights)])
+    texts = ["A cat sat on the mat.", "Stock prices fell."]
+    found, expected = (
+        embedfilter.encoder(model, ratio=4).encode(texts)
+        for model in ("ollama:smollm2:135m", smollm2)
+    )
+    np.testing.assert_array_equal(found, expected)
