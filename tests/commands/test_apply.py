@@ -20,6 +20,7 @@ from command_line import COMMAND, PEAK, SCRIPTS, D, run, run_code
 from numpy.typing import NDArray
 
 from embedfilter import EmbedFilter
+from embedfilter.commands.common import block_rows
 
 
 @pytest.mark.parametrize("dtype", ["float16", "float32", "float64"])
@@ -156,3 +157,8 @@ def test_interrupted_apply_leaves_nothing(
     assert errors.strip() == message
     assert {path.name for path in tmp_path.iterdir()} == {"filter.safetensors", "X.npy", "Y.npy"}
     assert output.read_bytes() == b"old"
+
+
+def test_blocks_are_of_few_rows_however_short() -> None:
+    # Rows of short embeddings may have long texts, which come with them.
+    assert [block_rows(d) for d in (1, 128, 1024, 1 << 22)] == [4096, 4096, 1024, 1]
