@@ -67,7 +67,7 @@ class _Path(click.Path):
 PATH = _Path(path_type=Path)
 CHECKPOINT = _Path(path_type=str)  # a string, since it may be the id of a model on the Hub
 FILE = _Path(path_type=str)
-_ROWS = 8192  # read at a time where all are kept
+_ROWS = 4096  # read at a time, at most: other columns may be long
 _BLOCK_BYTES = 4 << 20  # of a file that is streamed, in float32
 
 
@@ -224,7 +224,7 @@ def read_beside(path: Path | None, embeddings: Path, n_rows: int) -> list[str] |
 
 def block_rows(d: int) -> int:
     """Return how many embeddings of d numbers are read at a time."""
-    return max(1, _BLOCK_BYTES // (4 * d))
+    return max(1, min(_ROWS, _BLOCK_BYTES // (4 * d)))
 
 
 def check_is_matrix(table: Table) -> None:

@@ -21,6 +21,7 @@ from command_line import COMMAND, PEAK, SCRIPTS, D, run, run_code
 from numpy.typing import NDArray
 
 from embedfilter import EmbedFilter
+from embedfilter.commands.common import block_rows
 
 
 @pytest.mark.parametrize("dtype", ["float16", "float32", "float64"])
@@ -171,3 +172,8 @@ def test_what_is_counted_of_an_array_of_more_axes(
     assert line.startswith(f"{output}: an array (2, 12, {D // 2}), of 24 vectors, in ")
     facts = json.loads(run("apply", filter_file, source, output, "--json").stdout)
     assert (facts["rows"], facts["shape"]) == (24, [2, 12, D // 2])
+
+
+def test_blocks_are_of_few_rows_however_short() -> None:
+    # Rows of short embeddings may have long texts, which come with them.
+    assert [block_rows(d) for d in (1, 128, 1024, 1 << 22)] == [4096, 4096, 1024, 1]

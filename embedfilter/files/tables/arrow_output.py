@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 __all__ = ["ArrowOutput", "pa"]
 
-_GROUP_BYTES = 8 << 20  # of embeddings in a row group of Parquet
+_GROUP_BYTES = 8 << 20  # of a row group of Parquet, which is in memory whole
 
 
 class ArrowOutput:
@@ -45,7 +45,7 @@ class ArrowOutput:
         self._writer: Any = None
         self._is_finished = False  # a stream that is closed twice has two ends
         self._waiting: list[pa.RecordBatch] = []  # of Parquet: less than a row group
-        self._n_waiting = 0  # bytes of embeddings
+        self._n_waiting = 0  # bytes
         self._dictionaries: dict[str, pa.Array] = {}
         schema = getattr(layout.table, "schema", None)
         if schema is not None:
@@ -69,7 +69,9 @@ class ArrowOutput:
             self._writer.write_batch(batch)
             return
         self._waiting.append(batch)
-        self._n_waiting += batch.num_rows * self._layout.width * self._layout.dtype.itemsize
+        # Dictionaries are those of all batches.
+        own = (column for column in batch.columns if not pa.types.is_dictionary(column.type))
+        self._n_waiting += sum(column.nbytes for column in own)
         if self._n_waiting >= _GROUP_BYTES:
             self._write_group()
 

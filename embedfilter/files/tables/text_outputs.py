@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import datetime
+import decimal
 import io
 import json
 from types import SimpleNamespace
@@ -94,6 +95,8 @@ def _is_utf8(text: str) -> bool:
 def _plain(value: Any) -> Any:
     if isinstance(value, (datetime.date, datetime.time)):
         return value.isoformat()
+    if isinstance(value, decimal.Decimal):
+        return str(value)  # as a number it would lose digits
     if isinstance(value, np.ndarray):
         return value.tolist()
     raise TypeError(f"found {type(value).__name__}")

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import json
+from decimal import Decimal
 from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 
 from embedfilter.errors import EmbedFilterError
@@ -39,3 +42,34 @@ def test_the_name_of_a_folder_is_none_of_a_file(tmp_path: Path) -> None:
     with pytest.raises(EmbedFilterError, match="found a folder's name"):
         check_output(f"{tmp_path}/out/", "npy")
     assert check_output(f"{tmp_path}/out", "npy") == "npy"
+
+
+def test_row_groups_of_long_texts_and_short_embeddings(tmp_path: Path) -> None:
+    # A row group is in memory whole, with all of its columns.
+    text, n = "a text " * 500, 20_000
+    rows = pa.table({"text": [text] * n, "embedding": list(np.ones((n, 4), "f4"))})
+    pq.write_table(rows, tmp_path / "x.parquet", row_group_size=1000)
+    output = tmp_path / "o.parquet"
+    with open_table([tmp_path / "x.parquet"]) as table:
+        layout = Layout(table, "embedding", 2, X.dtype)
+        with open_output(str(output), "parquet", layout) as out:
+            for part in table.parts(1000):
+                out.write(part, np.ones((len(part), 2), "f4"))
+    metadata = pq.read_metadata(output)
+    assert metadata.num_rows == n
+    sizes = [metadata.row_group(i).num_rows for i in range(metadata.num_row_groups)]
+    assert max(sizes) * len(text) < 16e6
+    assert min(sizes) > 1000
+
+
+def test_decimals_keep_their_digits_in_lines(tmp_path: Path) -> None:
+    prices = [Decimal("12.50"), None, Decimal("123456789012345678901234.56")]
+    pq.write_table(pa.table({"price": prices, "embedding": list(X)}), tmp_path / "x.parquet")
+    output = tmp_path / "o.jsonl"
+    with open_table([tmp_path / "x.parquet"]) as table:
+        layout = Layout(table, "embedding", 4, X.dtype)
+        with open_output(str(output), "jsonl", layout) as out:
+            for part in table.parts(3):
+                out.write(part, X)
+    rows = [json.loads(line) for line in output.read_text().splitlines()]
+    assert [row["price"] for row in rows] == [None if p is None else str(p) for p in prices]
