@@ -55,9 +55,12 @@ class KeptEmbeddings:
         with self._errors_told():
             # Another process may be writing to the same file.
             self._file = sqlite3.connect(self.path, timeout=600)
-            self._file.execute(
-                "CREATE TABLE IF NOT EXISTS embeddings (text BLOB PRIMARY KEY, embedding BLOB)"
-            )
+            with contextlib.ExitStack() as if_it_fails:
+                if_it_fails.callback(self._file.close)
+                self._file.execute(
+                    "CREATE TABLE IF NOT EXISTS embeddings (text BLOB PRIMARY KEY, embedding BLOB)"
+                )
+                if_it_fails.pop_all()
 
     def encode(self, texts: Sequence[str], **_: Any) -> NDArray[np.float32]:
         """Return embeddings (n, d) of texts, and keep those that are new."""

@@ -93,7 +93,7 @@ def test_bad_input(folder: Path, tmp_path: Path) -> None:
     assert "calibrated: expected one that is not calibrated" in message(
         folder / "calibrated", sample, "-o", output
     )
-    assert "missing: expected a filter" in message(tmp_path / "missing", sample, "-o", output)
+    assert "missing: no such file or folder" in message(tmp_path / "missing", sample, "-o", output)
     assert "no such folder" in message(f, sample, "-o", tmp_path / "none" / "g")
     assert "apart from the embeddings" in message(f, sample, "-o", sample)
     assert "whitening: expected from 0 to 1" in message(f, sample, "-o", output, "--whitening", 2)

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import shutil
+import sqlite3
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -28,6 +31,11 @@ def model(folder: Path, template: str = "prompteol") -> SentenceTransformer:
     return encoder(folder, template=template, ratio=1, normalize=False, device="cpu")
 
 
+def path_of(embed: SentenceTransformer, folder: Path) -> Path:
+    with contextlib.closing(KeptEmbeddings(embed, folder)) as kept:
+        return kept.path
+
+
 def test_each_text_is_embedded_once(
     folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -50,16 +58,16 @@ def test_each_text_is_embedded_once(
     assert sorted(embedded) == sorted({*texts})
     assert kept.encode([]).shape == (0, 64)
     kept.close()
-    again = KeptEmbeddings(embed, tmp_path)
-    np.testing.assert_array_equal(again.encode([*texts[::-1], "new"])[:-1], found[::-1])
+    with contextlib.closing(KeptEmbeddings(embed, tmp_path)) as again:
+        np.testing.assert_array_equal(again.encode([*texts[::-1], "new"])[:-1], found[::-1])
     assert sorted(embedded) == sorted({*texts, "new"})
 
 
 def test_the_file_is_of_the_model_and_not_of_its_place(folder: Path, tmp_path: Path) -> None:
-    first = KeptEmbeddings(model(folder), tmp_path)
+    first = path_of(model(folder), tmp_path)
     copy = shutil.copytree(folder, tmp_path / "copy")
-    assert KeptEmbeddings(model(copy), tmp_path).path == first.path
-    assert KeptEmbeddings(model(folder, "echo"), tmp_path).path != first.path
+    assert path_of(model(copy), tmp_path) == first
+    assert path_of(model(folder, "echo"), tmp_path) != first
     for change in ("weight", "tokenizer", "configuration"):
         other = model(folder)
         if change == "weight":
@@ -69,12 +77,31 @@ def test_the_file_is_of_the_model_and_not_of_its_place(folder: Path, tmp_path: P
             other.tokenizer.add_tokens(["cat"])
         else:
             other[0].model.config.rms_norm_eps *= 2
-        assert KeptEmbeddings(other, tmp_path).path != first.path, change
+        assert path_of(other, tmp_path) != first, change
 
 
 def test_an_error_names_the_file(folder: Path, tmp_path: Path) -> None:
     embed = model(folder)
-    path = KeptEmbeddings(embed, tmp_path).path
+    path = path_of(embed, tmp_path)
     path.write_bytes(b"no database, and longer than a header" * 100)
     with pytest.raises(EmbedFilterError, match=rf"{path.name}: expected a file .*, found: file is"):
         KeptEmbeddings(embed, tmp_path)
+
+
+def test_no_file_stays_open_where_it_is_refused(
+    folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    opened: list[sqlite3.Connection] = []
+    connect = sqlite3.connect
+
+    def noted(*arguments: Any, **options: Any) -> sqlite3.Connection:
+        opened.append(connect(*arguments, **options))
+        return opened[-1]
+
+    embed = model(folder)
+    path_of(embed, tmp_path).write_bytes(b"no database, and longer than a header" * 100)
+    monkeypatch.setattr(sqlite3, "connect", noted)
+    with pytest.raises(EmbedFilterError):
+        KeptEmbeddings(embed, tmp_path)
+    with pytest.raises(sqlite3.ProgrammingError, match="closed"):
+        opened[0].execute("SELECT 1")
