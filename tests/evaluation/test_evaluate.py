@@ -14,15 +14,13 @@ from command_line import failure, run, run_code
 from installed import installed_file
 from numpy.typing import NDArray
 from oracle import head_with_spectrum, model_like_spectrum, unit_rows
-from scipy.sparse import csr_array
 from sklearn.decomposition import PCA
-from sklearn.metrics import ndcg_score, v_measure_score
 from tiny_model import write_tiny_model
 
 import embedfilter
 from embedfilter import EmbedFilter, evaluate
 from embedfilter.arrays.vocabulary_sample import VocabularySample
-from embedfilter.evaluation import Evaluation, measures
+from embedfilter.evaluation import Evaluation
 from embedfilter.evaluation.inputs import as_filters
 from embedfilter.evaluation.measures import Measure
 from embedfilter.evaluation.methods import CALIBRATED, VOCABULARY, all_methods
@@ -93,57 +91,12 @@ def test_pairs_by_row_numbers(rng: np.random.Generator) -> None:
     assert by_number.results == in_order.results
 
 
-def test_intervals_are_those_of_scipy(rng: np.random.Generator) -> None:
-    values = rng.random(200)
-    drawn = np.percentile(measures.mean_of(values, 0).draws, [2.5, 97.5])
-    expected = scipy.stats.bootstrap(
-        (values,), np.mean, method="percentile", rng=0
-    ).confidence_interval
-    np.testing.assert_allclose(drawn, expected, atol=0.005)
-
-
-def test_neighbours_of_the_same_label(rng: np.random.Generator) -> None:
-    unit = unit_rows(rng.standard_normal((100, 5))).astype(np.float32)
-    labels = rng.integers(0, 3, 100)
-    cosines = unit @ unit.T
-    np.fill_diagonal(cosines, -2)
-    expected = np.mean(labels[cosines.argmax(axis=1)] == labels)
-    assert measures.neighbour_accuracy(unit, labels, 0).value == pytest.approx(expected)
-
-
-def test_v_measure_of_a_draw(rng: np.random.Generator) -> None:
-    labels, clusters = rng.integers(0, 3, (2, 80))
-    drawn = rng.integers(0, 80, 80)
-    counts = np.bincount(drawn, minlength=80)[np.newaxis].astype(float)
-    (found,) = measures._v_measures(counts, labels, clusters)
-    assert found == pytest.approx(v_measure_score(labels[drawn], clusters[drawn]))
-
-
 def test_separated_clusters_are_found(rng: np.random.Generator) -> None:
     labels = np.repeat([0, 1], 30)
     X = np.eye(D)[labels] + 0.01 * rng.standard_normal((60, D))
     found = evaluate(X, labels=labels, dimensions=[D])
     for name in ("1-NN accuracy", "classifier accuracy", "V-measure"):
         assert figure(found, "no filter", D, name).value == pytest.approx(1)
-
-
-def test_rankings_by_hand() -> None:
-    """Ranks 1, 2, 3, 4; relevant, of the first query, the 2nd and the 4th with gain 2."""
-    cosines = np.array([[0.9, 0.8, 0.7, 0.6], [0.1, 0.4, 0.4, 0.2]])
-    gains = np.array([[0, 1, 0, 2.0], [0, 0, 1, 0]])
-    found = measures.ranking(cosines, csr_array(gains), 3, 0)
-    first = (1 / np.log2(3)) / (2 / np.log2(2) + 1 / np.log2(3))
-    second = 1 / np.log2(3)  # of two that tie the earlier comes first
-    assert found["nDCG@3"].value == pytest.approx((first + second) / 2)
-    assert found["recall@3"].value == pytest.approx((1 / 2 + 1) / 2)
-    assert found["MRR"].value == pytest.approx(1 / 2)
-
-
-def test_ndcg_is_that_of_scikit_learn(rng: np.random.Generator) -> None:
-    cosines = rng.random((20, 50))
-    gains = rng.integers(0, 3, (20, 50)).astype(float)
-    found = measures.ranking(cosines, csr_array(gains), 10, 0)
-    assert found["nDCG@10"].value == pytest.approx(ndcg_score(gains, cosines, k=10))
 
 
 def test_the_space_without_judgements(rng: np.random.Generator) -> None:
@@ -158,25 +111,6 @@ def test_the_space_without_judgements(rng: np.random.Generator) -> None:
 
 
 # ---- The split --------------------------------------------------------------
-
-
-def test_duplicates_and_links_stay_together(rng: np.random.Generator) -> None:
-    X = unit_rows(rng.standard_normal((40, D))).astype(np.float32)
-    X[7] = X[2]
-    X[9] = X[4] * np.float32(1 + 1e-6)
-    links = np.array([[0, 1], [1, 5]])
-    with pytest.warns(UserWarning, match="2 of 40 rows are duplicates of others; .* one half"):
-        side = halves(X, links, np.arange(40))
-    for a, b in ((2, 7), (4, 9), (0, 1), (1, 5)):
-        assert side[a] == side[b]
-    assert side.sum() == pytest.approx(20, abs=2)
-
-
-def test_links_that_join_all_are_given_up(rng: np.random.Generator) -> None:
-    X = unit_rows(rng.standard_normal((40, D))).astype(np.float32)
-    links = np.stack([np.zeros(39, int), np.arange(1, 40)], axis=1)
-    with pytest.warns(UserWarning, match="what crosses the halves is left out"):
-        assert halves(X, links, np.arange(40)).sum() == 20
 
 
 def test_duplicates_are_told(rng: np.random.Generator) -> None:
