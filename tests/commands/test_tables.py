@@ -591,7 +591,7 @@ def test_pipes_as_paths(f: EmbedFilter, filter_file: Path, tmp_path: Path, sourc
     np.testing.assert_array_equal(np.load(tmp_path / "p.npy"), f.transform(X))
     line = failure("apply", filter_file, pipe, tmp_path / "o.npy", tmp_path / "no.npy")
     assert f"{pipe}: expected a pipe alone, found 1 files beside it" in line
-    for device, what in (("/dev/null", "no bytes"), ("/dev/zero", "b'")):
+    for device, what in (("/dev/null", "no bytes"), ("/dev/zero", "a file that starts with b'")):
         line = failure("apply", filter_file, device, tmp_path / "no.npy")
         assert line.startswith(f"embedfilter: error: {device}: expected a file of embeddings")
         assert f"found {what}" in line
