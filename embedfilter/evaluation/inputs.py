@@ -216,7 +216,7 @@ def as_dimensions(dimensions: Any, d: int, source: Any = None) -> list[int]:
         dimensions = [d // ratio for ratio in (1, 2, 4, 8) if d // ratio]
         f = as_given(source)
         if f is not None:
-            most = f.n_components
+            most = min(f.n_components, d)  # one of another width is refused later
             dimensions = [d, most, *(k for k in dimensions if k < most)]
     try:
         wanted = list(dimensions)
