@@ -490,7 +490,7 @@ def test_pipes_as_paths(f: EmbedFilter, filter_file: Path, tmp_path: Path, sourc
     line = failure("apply", filter_file, pipe, tmp_path / "o.npy", tmp_path / "no.npy")
     assert f"{pipe}: expected a pipe alone, found 1 files beside it" in line
     for device, what in (
-        ("/dev/null", "an empty file"),
+        ("/dev/null", "no bytes"),
         ("/dev/zero", "a file that starts with b'"),
     ):
         line = failure("apply", filter_file, device, tmp_path / "no.npy")
