@@ -1,5 +1,7 @@
 """Builds the C core and puts OpenBLAS beside it; everything else is in pyproject.toml.
 
+On Windows the compiler is Zig's, a build requirement there: the code is written for GCC and clang.
+
 Environment variables:
 
 EMBEDFILTER_SYSTEM_OPENBLAS=1
@@ -20,6 +22,7 @@ import shlex
 import shutil
 import subprocess
 import sys
+import sysconfig
 from pathlib import Path
 
 import numpy as np
@@ -38,6 +41,7 @@ COMPILE_ARGS = [
     "-pthread",
 ]
 LICENSE_FILE = "LICENSE-OpenBLAS.txt"
+LIBRARY_ENDINGS = {"darwin": ".dylib", "win32": ".dll"}
 WARNING_ARGS = ["-Wall", "-Wextra", "-Werror"]
 
 
@@ -57,12 +61,53 @@ class BuildWithOpenBLAS(build_ext):
         else:
             file, prefix = self._ship_openblas(ext), "scipy_"
         ext.define_macros += [("OPENBLAS_FILE", f'"{file}"'), ("OPENBLAS_PREFIX", f'"{prefix}"')]
-        super().build_extension(ext)
+        if sys.platform == "win32":
+            self._build_with_zig(ext)
+        else:
+            super().build_extension(ext)
+
+    def _build_with_zig(self, ext: Extension) -> None:
+        """Compile and link for Windows on x86_64, all at once."""
+        import ziglang  # noqa: PLC0415 - a build requirement on Windows only
+
+        if sysconfig.get_platform() != "win-amd64":
+            raise SystemExit(f"expected Windows on x86_64, found {sysconfig.get_platform()}")
+        threaded = "t" if sysconfig.get_config_var("Py_GIL_DISABLED") else ""
+        python = f"python{sys.version_info[0]}{sys.version_info[1]}{threaded}.lib"
+        path = Path(self.get_ext_fullpath(ext.name))
+        path.parent.mkdir(parents=True, exist_ok=True)
+        subprocess.run(
+            [
+                *(
+                    sys.executable,
+                    "-m",
+                    "ziglang",
+                    "cc",
+                    "-target",
+                    "x86_64-windows-gnu",
+                    "-shared",
+                ),
+                *(argument for argument in ext.extra_compile_args if argument != "-pthread"),
+                *(
+                    f"-D{name}" + (f"={value}" if value else "")
+                    for name, value in ext.define_macros
+                ),
+                *(["-DPy_GIL_DISABLED=1"] if threaded else []),
+                *(f"-I{folder}" for folder in (*ext.include_dirs, sysconfig.get_path("include"))),
+                *ext.sources,
+                str(Path(sys.base_prefix, "libs", python)),
+                *("-s", "-o", str(path)),
+            ],
+            check=True,
+        )
+        # Part of its C library is in the module.
+        copying = Path(ziglang.__file__).parent / "lib" / "libc" / "mingw" / "COPYING"
+        shutil.copy2(copying, path.with_name("LICENSE-mingw-w64.txt"))
 
     def copy_extensions_to_source(self) -> None:
         """Copy the module, and the library beside it, into the source tree: editable installs."""
         super().copy_extensions_to_source()
-        for pattern in ("lib*openblas*", LICENSE_FILE):
+        for pattern in ("lib*openblas*", "LICENSE-*.txt"):
             for file in Path(self.build_lib, "embedfilter").glob(pattern):
                 shutil.copy2(file, "embedfilter")
 
@@ -71,8 +116,8 @@ class BuildWithOpenBLAS(build_ext):
 
         folder = Path(self.get_ext_fullpath(ext.name)).parent
         folder.mkdir(parents=True, exist_ok=True)
-        suffix = ".dylib" if sys.platform == "darwin" else ".so"
-        name = f"lib{openblas.get_library()}{suffix}"
+        library = openblas.get_library().removeprefix("lib")  # which Windows' has
+        name = f"lib{library}{LIBRARY_ENDINGS.get(sys.platform, '.so')}"
         shutil.copy2(Path(openblas.get_lib_dir(), name), folder)
         shutil.copy2(_openblas_license(), folder / LICENSE_FILE)
         return name

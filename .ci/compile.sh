@@ -4,7 +4,7 @@ FLAGS=(-std=c11 -D_GNU_SOURCE -fno-tree-vectorize -ffp-contract=off -Wall -Wextr
        -pthread -Icsrc "-DOPENBLAS_FILE=\"$OPENBLAS\"" '-DOPENBLAS_PREFIX="scipy_"')
 ADDRESS_SANITIZER=(-fsanitize=address,undefined -fno-sanitize-recover=undefined -g)
 CORE=(csrc/core/*.c)
-WRAP=(-Wl,--wrap=malloc,--wrap=posix_memalign,--wrap=pthread_mutex_init,--wrap=dlopen,--wrap=dlsym
+WRAP=(-Wl,--wrap=ef_allocate,--wrap=ef_new_mutex,--wrap=ef_open_library,--wrap=ef_find_function
       -rdynamic)
 
 # compile PROGRAM TEST [FLAG...]: with the whole core, which loads OpenBLAS, for this machine.
@@ -12,6 +12,7 @@ compile() {
     local program=$1 test=$2 wrap=()
     shift 2
     [ "$test" = faults_test.c ] && wrap=("${WRAP[@]}")
+    [ "$test" = trials_test.c ] && wrap=(-Wl,--wrap=ef_nanoseconds)
     gcc "${FLAGS[@]}" -O3 "$@" "${wrap[@]}" "tests/core/$test" "${CORE[@]}" csrc/kernels/*.c \
         -ldl -lm -o "$program"
 }

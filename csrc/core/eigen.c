@@ -6,7 +6,6 @@
 #include "core/rows.h"
 #include "core/tridiagonal.h"
 
-#include <stdlib.h>
 #include <string.h>
 
 static bool upper_finite(const double *matrix, size_t d, size_t *row) {
@@ -161,6 +160,6 @@ ef_status ef_eigh(double *matrix, double *values, size_t d, const int64_t *wante
         return EF_NO_MEMORY;
     status = decompose(matrix, values, d, wanted, n_wanted, vectors, z, z + d * d,
                        (int *)(z + n_numbers), n_slots, n_threads, detail);
-    free(z);
+    ef_free(z);
     return status;
 }

@@ -21,7 +21,6 @@
 #include "core/rows.h"
 
 #include <stdatomic.h>
-#include <stdlib.h>
 #include <string.h>
 
 enum {
@@ -56,10 +55,10 @@ static size_t n_pairs(size_t n) {
 void ef_gram_free(ef_gram *gram) {
     if (gram == NULL)
         return;
-    free(gram->basis);
-    free(gram->panels);
-    free(gram->tiles);
-    free(gram);
+    ef_free(gram->basis);
+    ef_free(gram->panels);
+    ef_free(gram->tiles);
+    ef_free(gram);
 }
 
 ef_status ef_gram_new(size_t d, const float *basis, size_t p, ef_gram **result, ef_detail *detail) {
@@ -262,7 +261,7 @@ ef_status ef_gram_add(ef_gram *gram, ef_matrix w, size_t n_threads, ef_detail *d
         else if (gram->n_rows == gram->capacity)
             multiply_chunk(gram, n_threads);
     }
-    free(job.scratch);
+    ef_free(job.scratch);
     return status;
 }
 
@@ -303,6 +302,6 @@ ef_status ef_gram_finish(ef_gram *gram, double *out, size_t n_threads, ef_detail
         for (size_t j = i; j < d; j++)
             out[i * d + j] = element(gram, i, j);
     add_peeled(gram, out, cross);
-    free(cross);
+    ef_free(cross);
     return EF_OK;
 }

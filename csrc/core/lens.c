@@ -19,9 +19,9 @@
 #include "core/arithmetic.h"
 #include "core/memory.h"
 #include "core/rows.h"
+#include "core/system.h"
 
 #include <math.h>
-#include <pthread.h>
 #include <stdlib.h>
 
 enum {
@@ -43,7 +43,7 @@ typedef struct found {
 
 /* What was found for one vector. */
 typedef struct best {
-    pthread_mutex_t mutex;
+    ef_mutex mutex;
     _Atomic float least; /* the k-th best logit, -infinity while there are fewer than k */
     size_t n;
     found *heap; /* (k); when there are k, a heap with the last of them at the root */
@@ -85,7 +85,7 @@ static void sift_down(found *heap, size_t n, size_t i) {
 
 /* Keeps a token if it is among the best k so far. */
 static void take(best *b, size_t k, found token) {
-    pthread_mutex_lock(&b->mutex);
+    ef_lock(&b->mutex);
     if (b->n < k) {
         b->heap[b->n++] = token;
         for (size_t i = b->n == k ? k / 2 : 0; i-- > 0;)
@@ -96,7 +96,7 @@ static void take(best *b, size_t k, found token) {
     }
     if (b->n == k)
         atomic_store_explicit(&b->least, b->heap[0].logit, memory_order_relaxed);
-    pthread_mutex_unlock(&b->mutex);
+    ef_unlock(&b->mutex);
 }
 
 /* ---- vectors in ---------------------------------------------------------- */
@@ -105,13 +105,13 @@ void ef_lens_free(ef_lens *lens) {
     if (lens == NULL)
         return;
     for (size_t i = 0; i < lens->n_ready; i++)
-        pthread_mutex_destroy(&lens->bests[i].mutex);
-    free(lens->x);
-    free(lens->factors);
-    free(lens->panels);
-    free(lens->heaps);
-    free(lens->bests);
-    free(lens);
+        ef_end_mutex(&lens->bests[i].mutex);
+    ef_free(lens->x);
+    ef_free(lens->factors);
+    ef_free(lens->panels);
+    ef_free(lens->heaps);
+    ef_free(lens->bests);
+    ef_free(lens);
 }
 
 /* Allocates what the vectors need; false if there is no memory for it. */
@@ -129,7 +129,7 @@ static bool allocate(ef_lens *lens, ef_detail *detail) {
         best *b = &lens->bests[lens->n_ready];
         *b = (best){.heap = lens->heaps + lens->n_ready * lens->k};
         atomic_init(&b->least, -INFINITY);
-        if (pthread_mutex_init(&b->mutex, NULL) != 0) {
+        if (!ef_new_mutex(&b->mutex)) {
             detail->count = sizeof b->mutex;
             return false;
         }
@@ -366,7 +366,7 @@ ef_status ef_lens_add(ef_lens *lens, ef_matrix w, size_t n_threads, ef_detail *d
     if (j.memory == NULL)
         return EF_NO_MEMORY;
     ef_parallel_for(n_threads, ef_ceil_div(w.n_rows, j.block_rows), rows_task, &j);
-    free(j.memory);
+    ef_free(j.memory);
     lens->n_rows += w.n_rows;
     return ef_row_status(w, atomic_load(&j.bad_row), detail);
 }

@@ -3,8 +3,9 @@
 #define EMBEDFILTER_MEMORY_H
 
 #include "core/embedfilter.h"
+#include "core/system.h"
 
-/* n items of item_bytes >= 1 each, 64-byte aligned, which the caller frees. NULL where memory is
+/* n items of item_bytes >= 1 each, 64-byte aligned, which ef_free frees. NULL where memory is
  * short or the product does not fit; detail->count has it then. */
 void *ef_new_array(size_t n, size_t item_bytes, ef_detail *detail);
 

@@ -12,7 +12,6 @@
 #include "core/trials.h"
 
 #include <stdatomic.h>
-#include <stdlib.h>
 #include <string.h>
 
 enum {
@@ -61,9 +60,9 @@ static void pack(const ef_filter *filter, const float *components) {
 void ef_filter_free(ef_filter *filter) {
     if (filter == NULL)
         return;
-    free(filter->matrix);
-    free(filter->mean);
-    free(filter);
+    ef_free(filter->matrix);
+    ef_free(filter->mean);
+    ef_free(filter);
 }
 
 ef_status ef_filter_new(const float *components, const float *mean, size_t k, size_t d,
@@ -283,7 +282,7 @@ static ef_status project(const ef_filter *filter, ef_matrix x, ef_output form, v
         project_few(&j, n_threads);
     else
         ef_parallel_for(n_threads, ef_ceil_div(n, j.block_rows), rows_task, &j);
-    free(j.scratch);
+    ef_free(j.scratch);
     return ef_row_status(x, atomic_load(&j.bad_row), detail);
 }
 

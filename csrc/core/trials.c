@@ -9,7 +9,7 @@
  * Threads that take three times as long, or more, are tried less often. Where the kernels are
  * changed, the means follow. */
 #include "core/trials.h"
-#include "core/clock.h"
+#include "core/system.h"
 
 #include <math.h>
 #include <stdatomic.h>

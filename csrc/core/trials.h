@@ -4,6 +4,7 @@
 
 #include <stdbool.h>
 #include <stddef.h>
+#include <stdint.h>
 
 /* One call of a kind that is done again and again. */
 typedef struct ef_trial {
@@ -11,7 +12,7 @@ typedef struct ef_trial {
     void *record;     /* NULL: too long a call, which threads are for */
     double work;
     bool counts;
-    long start;
+    int64_t start;
 } ef_trial;
 
 /* Begins a call of n_rows times per_row multiply-adds, which may use n_threads > 1. Calls of about

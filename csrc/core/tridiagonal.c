@@ -246,7 +246,7 @@ ef_status ef_tridiagonal(double *values, double *off_diagonal, size_t d, double 
     }
     if (info == 0)
         sort(&s, (pair *)s.scratch);
-    free(numbers);
+    ef_free(numbers);
     detail->count = (size_t)info;
     return info == 0 ? EF_OK : EF_LAPACK;
 }

@@ -1,8 +1,7 @@
 /* Oracle of the Gram tile, tile += a^T b, and of the peeling of rows. */
 #include "kernels/chains.h"
+#include "kernels/fused.h"
 #include "kernels/tile_scalar.h"
-
-#include <math.h>
 
 void ef_gram_f32_scalar(ef_tile shape, const float *a, const float *b, size_t n, double *sums,
                         const float *next) {
@@ -32,12 +31,12 @@ void ef_peel_f32_scalar(float *row, size_t n, const float *basis, size_t p, floa
     for (size_t q = 0; q < p; q++) {
         float s[8] = {0};
         for (size_t i = 0; i < n; i++)
-            s[i % 8] = fmaf(row[i], basis[q * n + i], s[i % 8]);
+            s[i % 8] = fused_f32(row[i], basis[q * n + i], s[i % 8]);
         parts[q] = ef_sum_of_8_f32(s);
     }
     for (size_t q = 0; q < p; q++)
         for (size_t i = 0; i < n; i++)
-            row[i] = fmaf(-parts[q], basis[q * n + i], row[i]);
+            row[i] = fused_f32(-parts[q], basis[q * n + i], row[i]);
 }
 
 void ef_panel_f32_scalar(ef_tile shape, const float *src, size_t stride, size_t n, float *dst) {

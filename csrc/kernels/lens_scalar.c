@@ -1,5 +1,6 @@
 /* Oracle of the lens: exact products, and the same in int16 to find those worth it. */
 #include "kernels/chains.h"
+#include "kernels/fused.h"
 #include "kernels/kernels.h"
 
 #include <math.h>
@@ -7,7 +8,7 @@
 float ef_dot_f32_scalar(const float *a, const float *b, size_t n) {
     float s[32] = {0}, t[8];
     for (size_t i = 0; i < n; i++)
-        s[i % 32] = fmaf(a[i], b[i], s[i % 32]);
+        s[i % 32] = fused_f32(a[i], b[i], s[i % 32]);
     for (size_t j = 0; j < 8; j++)
         t[j] = (s[j] + s[j + 8]) + (s[j + 16] + s[j + 24]);
     return ef_sum_of_8_f32(t);
@@ -43,7 +44,7 @@ void ef_reach_i32_scalar(ef_tile shape, const int32_t *sums, const float *scales
     for (size_t r = 0; r < n; r++) {
         masks[r] = 0;
         for (size_t c = 0; c < shape.columns; c++) {
-            const float most = fmaf(scales[r], (float)sums[r * shape.columns + c], margins[r]);
+            const float most = fused_f32(scales[r], (float)sums[r * shape.columns + c], margins[r]);
             masks[r] |= (uint32_t)(most >= least[c]) << c;
         }
     }

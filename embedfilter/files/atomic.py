@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import atexit
 import contextlib
 import errno
 import io
@@ -89,17 +90,15 @@ def atomic_output(path: Path) -> Iterator[BinaryIO]:
     target, mode = check_target(path)
     # A name of its own length, since that of the target may be as long as names can be.
     temporary = target.with_name(f".{os.urandom(8).hex()}.part")
-    flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC
-    with _naming(path):
-        descriptor = os.open(temporary, flags, 0o666)
+    output = _Output(temporary, "xb", path)
     try:
-        with io.BufferedWriter(_Output(descriptor, "wb", path)) as file:
+        with io.BufferedWriter(output) as file:
             yield file
             with _naming(path):
                 file.flush()
                 if mode is not None:
-                    os.fchmod(descriptor, mode)
-                os.fsync(descriptor)
+                    temporary.chmod(mode)
+                os.fsync(output.fileno())
         with _naming(path):
             _put(temporary, target)
     except BaseException:
@@ -150,14 +149,18 @@ def temporary_file() -> Iterator[BinaryIO]:
         with io.BufferedRandom(raw) as file:
             yield file
     finally:
-        Path(name).unlink()
+        try:
+            Path(name).unlink()
+        except PermissionError:  # Windows removes no file that is open
+            atexit.register(Path(name).unlink, missing_ok=True)
 
 
 class _Output(io.FileIO):
     """An open file whose errors name the place that the user knows it by."""
 
-    def __init__(self, descriptor: int, mode: str, place: Path | str) -> None:
-        super().__init__(descriptor, mode)
+    def __init__(self, file: Path | int, mode: str, place: Path | str) -> None:
+        with _naming(place):
+            super().__init__(file, mode)
         self._place = place
 
     def write(self, data: Any, /) -> int:

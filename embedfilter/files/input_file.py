@@ -1,13 +1,15 @@
 """Bounded reads from one file.
 
-Files are read with ``preadv``, never mapped: a mapped file that is cut while it
-is in use kills the process with SIGBUS, a short read is an ordinary error.
+Files are read with ``preadv``, or, on Windows, from a position that is set first; never mapped: a
+mapped file that is cut while it is in use kills the process with SIGBUS, a short read is an
+ordinary error.
 """
 
 from __future__ import annotations
 
 import os
 import stat
+import threading
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -54,6 +56,7 @@ class InputFile:
 
     def __init__(self, path: Path) -> None:
         self.path = path
+        self._positioning = threading.Lock()
         try:
             # Opening a FIFO would wait for a writer, and a device never ends.
             mode = path.stat().st_mode
@@ -105,7 +108,7 @@ class InputFile:
         try:
             while done < n_bytes:
                 part = view[done : done + _MAX_READ]
-                count = os.preadv(self._file.fileno(), [part], offset + done)
+                count = self._read_some(offset + done, part)
                 if count == 0:
                     break
                 done += count
@@ -114,6 +117,14 @@ class InputFile:
         self.check_unchanged()
         if done < n_bytes:
             raise self._changed()
+
+    def _read_some(self, offset: int, part: memoryview) -> int:
+        """Read into the beginning of `part`, and return how many bytes; 0 at the file's end."""
+        if hasattr(os, "preadv"):
+            return os.preadv(self._file.fileno(), [part], offset)
+        with self._positioning:
+            self._file.seek(offset)
+            return self._file.readinto(part) or 0
 
     def _check_end(self, offset: int, n_bytes: int) -> None:
         if n_bytes > self.size - offset:

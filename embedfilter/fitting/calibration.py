@@ -282,7 +282,9 @@ def calibrate(
         told["calibration_sample"] = sample
     if n <= len(mean):  # what a small sample leaves open goes in the order of the filter
         covariance = covariance + np.diag(_TIE * typical * np.arange(len(mean), 0, -1) / len(mean))
-    values, axes = _core.eigh(covariance, np.arange(len(mean))[::-1].copy(), threads)
+    values, axes = _core.eigh(
+        covariance, np.arange(len(mean), dtype=np.int64)[::-1].copy(), threads
+    )
     variances = (1 - shrinkage) * np.maximum(values[::-1], 0.0) + shrinkage * typical
     scales = (variances + floor * typical) ** (-whitening / 2)
     scales /= np.exp(np.log(scales).mean())  # normalising takes it out; the numbers stay ordinary

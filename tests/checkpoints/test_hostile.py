@@ -327,8 +327,8 @@ def test_file_grown_after_opening_is_an_error(tmp_path):
 def test_short_reads_are_continued(tmp_path, monkeypatch):
     path = tmp_path / "head.safetensors"
     path.write_bytes(SOUND_SAFETENSORS)
-    preadv = os.preadv
-    monkeypatch.setattr(os, "preadv", lambda fd, parts, at: preadv(fd, [parts[0][:7]], at))
+    read = InputFile._read_some
+    monkeypatch.setattr(InputFile, "_read_some", lambda file, at, part: read(file, at, part[:7]))
     with open_unembedding(path) as W:
         np.testing.assert_array_equal(W.rows(0, 6), np.arange(12, dtype="f4").reshape(6, 2))
 
@@ -341,7 +341,7 @@ def test_read_error_names_the_file(tmp_path, monkeypatch):
         raise OSError(5, "Input/output error")
 
     with open_unembedding(path) as W:
-        monkeypatch.setattr(os, "preadv", fail)
+        monkeypatch.setattr(InputFile, "_read_some", fail)
         with pytest.raises(CheckpointError, match=r"head\.safetensors: cannot be read: Input"):
             W.rows(0, 1)
 

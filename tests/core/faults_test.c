@@ -3,34 +3,33 @@
  * Then an OpenBLAS that cannot be loaded, sizes that do not fit the arithmetic, and a LAPACK that
  * does not converge.
  *
- * Linked with -Wl,--wrap=... of malloc, posix_memalign, pthread_mutex_init, dlopen and dlsym: the
- * core's own calls come here, OpenBLAS's do not. With -rdynamic both's to pthread_create do: a
- * thread that cannot be made is no error, the caller works alone.
+ * Linked with -Wl,--wrap=... of what the core asks the system for: its own calls come here. With
+ * -rdynamic OpenBLAS's to pthread_create do too: a thread that cannot be made is no error, the
+ * caller works alone.
  */
 #include "core/embedfilter.h"
 #include "core/openblas.h"
+#include "core/system.h"
 
-#include <dlfcn.h>
-#include <errno.h>
 #include <math.h>
-#include <pthread.h>
-#include <stdbool.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#ifndef _WIN32
+#include <dlfcn.h>
+#include <errno.h>
 #include <sys/wait.h>
 #include <unistd.h>
+#endif
 
-void *__real_malloc(size_t bytes);
-int __real_posix_memalign(void **memory, size_t alignment, size_t bytes);
-int __real_pthread_mutex_init(pthread_mutex_t *mutex, const pthread_mutexattr_t *attributes);
-void *__real_dlopen(const char *path, int flags);
-void *__real_dlsym(void *library, const char *name);
-void *__wrap_malloc(size_t bytes);
-int __wrap_posix_memalign(void **memory, size_t alignment, size_t bytes);
-int __wrap_pthread_mutex_init(pthread_mutex_t *mutex, const pthread_mutexattr_t *attributes);
-void *__wrap_dlopen(const char *path, int flags);
-void *__wrap_dlsym(void *library, const char *name);
+void *__real_ef_allocate(size_t bytes);
+bool __real_ef_new_mutex(ef_mutex *mutex);
+void *__real_ef_open_library(const char *path, bool confined, char why[], size_t why_bytes);
+void *__real_ef_find_function(void *library, const char *name);
+void *__wrap_ef_allocate(size_t bytes);
+bool __wrap_ef_new_mutex(ef_mutex *mutex);
+void *__wrap_ef_open_library(const char *path, bool confined, char why[], size_t why_bytes);
+void *__wrap_ef_find_function(void *library, const char *name);
 
 static size_t n_calls, failing; /* the call that fails, counted from 1; 0 for none */
 static bool no_threads;
@@ -40,26 +39,32 @@ static bool fails(void) {
     return ++n_calls == failing;
 }
 
-void *__wrap_malloc(size_t bytes) {
-    return fails() ? NULL : __real_malloc(bytes);
+void *__wrap_ef_allocate(size_t bytes) {
+    return fails() ? NULL : __real_ef_allocate(bytes);
 }
 
-int __wrap_posix_memalign(void **memory, size_t alignment, size_t bytes) {
-    return fails() ? ENOMEM : __real_posix_memalign(memory, alignment, bytes);
+bool __wrap_ef_new_mutex(ef_mutex *mutex) {
+    return !fails() && __real_ef_new_mutex(mutex);
 }
 
+#ifdef _WIN32
+bool __real_ef_make_thread(void *(*run)(void *), void *argument);
+bool __wrap_ef_make_thread(void *(*run)(void *), void *argument);
+
+bool __wrap_ef_make_thread(void *(*run)(void *), void *argument) {
+    n_threads_asked_for++;
+    return !no_threads && __real_ef_make_thread(run, argument);
+}
+#else
 int pthread_create(pthread_t *thread, const pthread_attr_t *attributes, void *(*run)(void *),
                    void *argument) {
     int (*real)(pthread_t *, const pthread_attr_t *, void *(*)(void *), void *);
-    void *found = __real_dlsym(RTLD_NEXT, "pthread_create");
+    void *found = dlsym(RTLD_NEXT, "pthread_create");
     memcpy(&real, &found, sizeof real);
     n_threads_asked_for++;
     return no_threads ? EAGAIN : real(thread, attributes, run, argument);
 }
-
-int __wrap_pthread_mutex_init(pthread_mutex_t *mutex, const pthread_mutexattr_t *attributes) {
-    return fails() ? ENOMEM : __real_pthread_mutex_init(mutex, attributes);
-}
+#endif
 
 /* LAPACK's iterations as they are, or as if they had not converged. */
 static bool leaf_fails, root_fails;
@@ -83,6 +88,7 @@ static void dlaed4(const int *n, const int *i, const double *d, const double *z,
 static bool no_library, forks;
 static const char *no_function = "";
 
+#ifndef _WIN32
 /* The exit status of a child in which OpenBLAS is half loaded. */
 static int half_loaded(void) {
     ef_detail detail;
@@ -93,16 +99,22 @@ static int half_loaded(void) {
     waitpid(child, &status, 0);
     return status;
 }
+#else
+static int half_loaded(void) {
+    return 0;
+}
+#endif
 
-void *__wrap_dlopen(const char *path, int flags) {
-    void *library = __real_dlopen(no_library ? "/nowhere/lib.so" : path, flags);
+void *__wrap_ef_open_library(const char *path, bool confined, char why[], size_t why_bytes) {
+    void *library =
+        __real_ef_open_library(no_library ? "/nowhere/lib.so" : path, confined, why, why_bytes);
     if (forks && half_loaded() != 0)
         exit(1);
     return library;
 }
 
-void *__wrap_dlsym(void *library, const char *name) {
-    void *found = strcmp(name, no_function) == 0 ? NULL : __real_dlsym(library, name);
+void *__wrap_ef_find_function(void *library, const char *name) {
+    void *found = strcmp(name, no_function) == 0 ? NULL : __real_ef_find_function(library, name);
     void (*root)(const int *, const int *, const double *, const double *, double *, const double *,
                  double *, int *) = dlaed4;
     void (*leaf)(const char *, const int *, double *, double *, double *, const int *, double *,
@@ -248,7 +260,7 @@ static size_t wrong_loading(void) {
     size_t wrong = 0;
     ef_detail detail = {0};
     no_library = true;
-    wrong += !refused("cannot be opened");
+    wrong += !refused("cannot");
     no_library = false;
     no_function = OPENBLAS_PREFIX "dlaed4_";
     wrong += !refused("dlaed4");

@@ -3,6 +3,7 @@
  * each task is done once.
  */
 #include "core/embedfilter.h"
+#include "core/system.h"
 
 #include <pthread.h>
 #include <sched.h>
@@ -21,6 +22,14 @@ typedef struct caller {
     const struct caller *other;
 } caller;
 
+#ifdef _WIN32
+bool __wrap_ef_find_place(ef_place *place, int cpu, size_t *n_processors);
+bool __wrap_ef_find_place(ef_place *place, int cpu, size_t *n_processors) {
+    (void)place, (void)cpu;
+    *n_processors = PROCESSORS;
+    return true;
+}
+#else
 /* In place of the C library's: each thread on a processor of its own. */
 int sched_getcpu(void) {
     static atomic_int next;
@@ -42,6 +51,7 @@ int sched_getaffinity(pid_t pid, size_t size, cpu_set_t *set) {
         CPU_SET(i, set);
     return 0;
 }
+#endif
 
 static void pause_for(long nanoseconds) {
     nanosleep(&(struct timespec){0, nanoseconds}, NULL);

@@ -4,17 +4,19 @@
  * With PROCESSORS there seem to be so many: a machine of two shows how callers share more.
  */
 #include "core/embedfilter.h"
+#include "core/system.h"
 
 #include <math.h>
 #include <pthread.h>
-#include <sched.h>
 #include <stdatomic.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
-#include <sys/syscall.h>
 #include <time.h>
+#ifndef _WIN32
+#include <sys/syscall.h>
 #include <unistd.h>
+#endif
 
 enum { N = 400, D = 300, K = 70, TOP = 5, MAX_CALLERS = 256, MAX_THREADS = 5 };
 enum { RESULT_BYTES = N * K * sizeof(float) };
@@ -24,6 +26,15 @@ static ef_filter *shared; /* callers use it together */
 static time_t end;
 static int n_processors; /* that there seem to be; 0: those there are */
 
+#ifdef _WIN32
+bool __real_ef_find_place(ef_place *place, int cpu, size_t *n);
+bool __wrap_ef_find_place(ef_place *place, int cpu, size_t *n);
+bool __wrap_ef_find_place(ef_place *place, int cpu, size_t *n) {
+    const bool elsewhere = __real_ef_find_place(place, cpu, n);
+    *n = n_processors == 0 ? *n : (size_t)n_processors;
+    return elsewhere;
+}
+#else
 /* In place of the C library's. */
 int sched_getaffinity(pid_t pid, size_t size, cpu_set_t *set) {
     if (n_processors == 0)
@@ -33,6 +44,7 @@ int sched_getaffinity(pid_t pid, size_t size, cpu_set_t *set) {
         CPU_SET(i, set);
     return 0;
 }
+#endif
 
 static ef_matrix matrix(const float *data, size_t n, size_t d) {
     return (ef_matrix){.data = (const unsigned char *)data,

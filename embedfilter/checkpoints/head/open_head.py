@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import re
 from typing import TYPE_CHECKING
 
@@ -144,7 +145,7 @@ def _rows(
 def _vector(checkpoint: Checkpoint, name: str, n: int) -> NDArray[np.float32]:
     """Return a tensor of n floats as (n,) float32."""
     shape, dtype = checkpoint.shape(name), checkpoint.dtype(name)
-    if dtype not in FLOATS or int(np.prod(shape)) != n or max(shape, default=0) != n:
+    if dtype not in FLOATS or math.prod(shape) != n or max(shape, default=0) != n:
         raise CheckpointError(
             f"{checkpoint.file_of(name)}: tensor {shown(name)}: expected {n} floats, found {dtype}"
             f" of shape {shown(shape)}"
@@ -169,7 +170,7 @@ def _bias(
         known += [name for name in by_name if name.endswith(".bias") and says_head(name)]
     for name in (by_name[plain] for plain in known if plain in by_name):
         shape = checkpoint.shape(name)
-        if max(shape, default=0) == int(np.prod(shape)) == n_tokens:
+        if max(shape, default=0) == math.prod(shape) == n_tokens:
             bias = _vector(checkpoint, name, n_tokens)
             return bias if bias.any() else None
     return None

@@ -263,9 +263,9 @@ class _KeptBytes:
         """Write fetched bytes at their place; `add` makes them count."""
         view = memoryview(data)
         with self._errors():
+            os.lseek(self._data, offset, os.SEEK_SET)
             while view:
-                count = os.pwrite(self._data, view, offset)
-                view, offset = view[count:], offset + count
+                view = view[os.write(self._data, view) :]
 
     def add(self, start: int, stop: int) -> None:
         """Record that bytes `start` to `stop` have been written."""
@@ -288,7 +288,7 @@ class _KeptBytes:
 
 
 def _open(path: Path, flags: int) -> int:
-    return os.open(path, flags | os.O_CREAT | os.O_CLOEXEC, 0o666)
+    return os.open(path, flags | os.O_CREAT | getattr(os, "O_BINARY", 0), 0o666)
 
 
 def _merged(ranges: list[tuple[int, int]]) -> list[tuple[int, int]]:

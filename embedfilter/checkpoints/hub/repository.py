@@ -265,7 +265,7 @@ def _record(path: Path, text: str) -> None:
 
 def _recorded_commit(repository: str, revision: str) -> str | None:
     try:
-        commit = (_store(repository) / "refs" / quote(revision, safe="")).read_text()
+        commit = (_store(repository) / "refs" / quote(revision, safe="")).read_text("utf-8")
     except OSError:
         return None
     return commit if _COMMIT.fullmatch(commit) else None
@@ -273,7 +273,7 @@ def _recorded_commit(repository: str, revision: str) -> str | None:
 
 def _recorded_sizes(repository: str, commit: str) -> _Sizes | None:
     try:
-        sizes = json.loads((_store(repository) / commit / "listing.json").read_text())
+        sizes = json.loads((_store(repository) / commit / "listing.json").read_text("utf-8"))
     except (OSError, ValueError):
         return None
     return sizes if isinstance(sizes, dict) else None

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import itertools
-import os
 import struct
 import tracemalloc
 from pathlib import Path
@@ -20,6 +19,7 @@ from embedfilter.checkpoints import open_unembedding
 from embedfilter.checkpoints.encodings import BLOCKS, FLOATS
 from embedfilter.checkpoints.formats.gguf import TYPES
 from embedfilter.errors import CheckpointError
+from embedfilter.files.input_file import InputFile
 
 V, D = 601, 512
 READABLE = BLOCKS | set(FLOATS)
@@ -332,15 +332,15 @@ def test_smollm2_equals_gguf(smollm2, smollm2_tensors):
 
 def test_only_smollm2s_head_is_read(smollm2, monkeypatch):
     n_bytes = 0
-    preadv = os.preadv
+    read = InputFile._read_some
 
     def counted(*arguments):
         nonlocal n_bytes
-        count = preadv(*arguments)
+        count = read(*arguments)
         n_bytes += count
         return count
 
-    monkeypatch.setattr(os, "preadv", counted)
+    monkeypatch.setattr(InputFile, "_read_some", counted)
     with open_unembedding(smollm2) as W:
         assert n_bytes < 4 << 20  # the header has 1.8 MB
         header = n_bytes

@@ -525,6 +525,6 @@ def test_a_disk_that_is_full(hub, monkeypatch):
         raise OSError(28, "No space left on device")
 
     with open_unembedding(ID) as W:
-        monkeypatch.setattr(hub_file.os, "pwrite", full)
+        monkeypatch.setattr(hub_file.os, "write", full)
         with pytest.raises(CheckpointError, match=r"kept there: No space left on device"):
             W.rows(0, 4096)
