@@ -405,7 +405,7 @@ def test_a_name_as_long_as_names_can_be(f: EmbedFilter, tmp_path: Path) -> None:
     assert EmbedFilter.load(path) == f
 
 
-@pytest.mark.parametrize("fails", ["os.open", "os.fsync", "pathlib.Path.replace"])
+@pytest.mark.parametrize("fails", ["os.fsync", "pathlib.Path.replace"])
 def test_errors_name_the_path_that_was_given(
     f: EmbedFilter, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, fails: str
 ) -> None:
@@ -416,6 +416,18 @@ def test_errors_name_the_path_that_was_given(
             f.save(path)
     assert raised.value.filename == str(path)
     assert list(tmp_path.iterdir()) == []
+
+
+def test_an_error_of_opening_names_the_path_that_was_given(
+    f: EmbedFilter, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("os.urandom", bytes)
+    taken = tmp_path / f".{bytes(8).hex()}.part"
+    taken.touch()
+    with pytest.raises(FileExistsError) as raised:
+        f.save(tmp_path / "filter")
+    assert raised.value.filename == str(tmp_path / "filter")
+    assert list(tmp_path.iterdir()) == [taken]  # it is another's
 
 
 def refuse(*_: object) -> None:
