@@ -100,6 +100,8 @@ class BuildWithOpenBLAS(build_ext):
             ],
             check=True,
         )
+        for import_library in path.parent.glob("*.lib"):  # which nobody links with
+            import_library.unlink()
         # Part of its C library is in the module.
         copying = Path(ziglang.__file__).parent / "lib" / "libc" / "mingw" / "COPYING"
         shutil.copy2(copying, path.with_name("LICENSE-mingw-w64.txt"))
