@@ -184,10 +184,9 @@ void *ef_open_library(const char *path, bool confined, char why[], size_t why_by
     void *library = confined ? open_confined(path) : dlopen(path, RTLD_NOW | RTLD_LOCAL);
     if (library != NULL)
         return library;
-    const char *said = dlerror();
-    const size_t n = strlen(path);
-    if (said != NULL && strncmp(said, path, n) == 0 && strncmp(said + n, ": ", 2) == 0)
-        said += n + 2;
+    const char *said = dlerror(), *named = said == NULL ? NULL : strstr(said, path);
+    if (named != NULL && strncmp(named + strlen(path), ": ", 2) == 0)
+        said = named + strlen(path) + 2; /* musl says something before it */
     snprintf(why, why_bytes, "%s",
              said == NULL || strchr(said, '/') != NULL ? "cannot be opened" : said);
     return NULL;
