@@ -17,6 +17,7 @@ from embedfilter.commands.common import (
     revision_option,
     tensor_option,
 )
+from embedfilter.commands.wording import in_options
 from embedfilter.errors import EmbedFilterError
 from embedfilter.fitting.cuts import Accuracy
 
@@ -98,6 +99,9 @@ def filter_facts(path: Path, f: EmbedFilter) -> dict[str, Any]:
 def _checkpoint_facts(source: str, *, tensor: str | None, revision: str | None) -> dict[str, Any]:
     from embedfilter.checkpoints import open_unembedding  # noqa: PLC0415
 
+    def said(text: str) -> str:
+        return in_options(text, inspect, {}, (source,))
+
     with open_unembedding(source, tensor=tensor, revision=revision) as W:
         tokens = W.n_tokens
         return {
@@ -108,10 +112,10 @@ def _checkpoint_facts(source: str, *, tensor: str | None, revision: str | None) 
             "hidden_size": W.shape[1],
             "dtype": W.dtype,
             "tied": W.tied,
-            "reason": W.reason,
+            "reason": said(W.reason),
             **({"applied": list(W.notes)} if W.notes else {}),
-            **({"doubtful": list(W.doubts)} if W.doubts else {}),
-            **({} if W.caution is None else {"caution": W.caution}),
+            **({"doubtful": [said(doubt) for doubt in W.doubts]} if W.doubts else {}),
+            **({} if W.caution is None else {"caution": said(W.caution)}),
             **({} if W.bias is None else {"bias": "added by the lens"}),
             **(
                 {}

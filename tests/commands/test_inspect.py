@@ -10,6 +10,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from command_line import failure, fifo, run
+from safetensors.numpy import save_file
 
 from embedfilter import EmbedFilter
 from embedfilter.commands.inspect import _spectrum_line
@@ -23,6 +24,22 @@ def test_inspect_a_checkpoint(smollm2: Path, checkpoint: Path) -> None:
     assert facts["tensor"] == "lm_head.weight"
     assert facts["tied"] is False
     assert (facts["vocabulary"], facts["hidden_size"]) == (800, 64)
+
+
+@pytest.mark.parametrize("kind", ["bert", "llama"])
+def test_what_is_doubtful_names_options(kind: str, tmp_path: Path) -> None:
+    """As a fit's warning does: what is read here is typed there."""
+    config = {"model_type": kind, "architectures": ["X"], "hidden_size": 8, "vocab_size": 20}
+    tied = kind == "bert"
+    (tmp_path / "config.json").write_text(json.dumps(config | {"tie_word_embeddings": tied}))
+    name = "embeddings.word_embeddings.weight" if tied else "model.embed_tokens.weight"
+    matrix = np.random.default_rng(0).standard_normal((20, 8)).astype(np.float32)
+    save_file({name: matrix}, tmp_path / "model.safetensors")
+    text = run("inspect", tmp_path).stdout
+    assert re.search("^(doubtful|caution) .*", text, re.MULTILINE)[0].count(f"--tensor {name}") == 1
+    assert "tensor=" not in text
+    assert "base=" not in text
+    assert "named by --tensor" in run("inspect", tmp_path, "--tensor", name).stdout
 
 
 def test_inspect_a_filter(filter_file: Path) -> None:

