@@ -1,5 +1,6 @@
-/* A float32 fused multiply-add for the oracle, rounded once on every machine: where the processor
- * has none, C libraries' own is slow, or, in mingw-w64's case, wrong. */
+/* A float32 fused multiply-add for the oracle, rounded once on every machine. Where the processor
+ * has none, glibc's own takes six times as long (27 ns; where it has one, 3.6 against 4.6 here),
+ * and mingw-w64's rounds twice. */
 #ifndef EMBEDFILTER_FUSED_H
 #define EMBEDFILTER_FUSED_H
 

@@ -181,6 +181,11 @@ def _filter(
             f"--output-column: expected none for {output}, which has no columns, found"
             f" {output_column!r}"
         )
+    if output_column is not None and output_column != source and output_column in table.names:
+        raise EmbedFilterError(
+            f"--output-column: expected a name that {table.where} has not, found"
+            f" {output_column!r}, whose values would be lost"
+        )
     if len(table.lead or ()) > 1 and chosen not in ARRAYS:
         shape = (*(table.lead or ()), table.width)
         raise EmbedFilterError(

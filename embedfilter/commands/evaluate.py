@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import functools
-import re
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -146,9 +145,7 @@ def evaluate(
     for name in (model, encode_with):
         if name is not None:
             check_order((EMBEDDINGS if encode_with is None else TEXTS, embeddings), (MODEL, name))
-    if filter_file is not None:
-        load_filter(filter_file, embeddings)  # a checkpoint is none
-    source = model if filter_file is None else filter_file
+    source = model if filter_file is None else load_filter(filter_file, embeddings)
     read: Any = (
         functools.partial(read_rows, column=column, key=key)
         if encode_with is None
@@ -186,7 +183,6 @@ def _naming(files: dict[str, Path | None]) -> Iterator[None]:
         file = files.get(argument.partition("[")[0])
         if file is None:
             raise
-        detail = re.sub(r"\bX\b", lambda _: str(files["X"]), detail)
         raise EmbedFilterError(f"{file}: {detail}") from None
 
 

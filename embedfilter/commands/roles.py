@@ -31,11 +31,11 @@ _LOOKED_AT = 4096  # bytes
 def check_order(first: tuple[str, str | Path], second: tuple[str, str | Path]) -> None:
     """Raise if two arguments are the other way round, each given with what it is to be.
 
-    Files that may be what they are to be are no fault, whatever else they may be.
+    Where one of them may be several things, who reads it says what is wrong.
     """
     (wanted, path), (other, beside) = first, second
     one, two = _roles(path), _roles(beside)
-    if not (wanted in one and other in two) and other in one and wanted in two:
+    if wanted not in one and other not in two and other in one and wanted in two:
         raise EmbedFilterError(
             f"{path}: expected {wanted} here and {other} in place of {beside}, found them the other"
             " way round"
@@ -44,7 +44,10 @@ def check_order(first: tuple[str, str | Path], second: tuple[str, str | Path]) -
 
 def is_model(path: str | Path) -> bool:
     """Tell whether there is a model, and nothing else that a command takes."""
-    return _roles(path) == {MODEL}
+    from embedfilter.checkpoints.layouts.ollama import PREFIX  # noqa: PLC0415 - light --help
+
+    is_there = Path(path).exists() or str(path).startswith(PREFIX)
+    return is_there and _roles(path) == {MODEL}
 
 
 def _roles(given: str | Path) -> set[str]:

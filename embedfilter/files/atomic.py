@@ -131,8 +131,10 @@ def _put(temporary: Path, target: Path) -> None:
 
 
 @contextlib.contextmanager
-def temporary_file() -> Iterator[BinaryIO]:
-    """Open a file to write and to read, by its name, too, which is gone when the block ends.
+def temporary_file(*, is_named: bool = False) -> Iterator[BinaryIO]:
+    """Open a file to write and to read, by its name, too, if asked, until the block ends.
+
+    A file without a name is gone whatever ends the process.
 
     Raises
     ------
@@ -143,16 +145,22 @@ def temporary_file() -> Iterator[BinaryIO]:
     place = f"{folder}, the folder of temporary files (TMPDIR names another)"
     with _naming(place):
         descriptor, name = tempfile.mkstemp(prefix="embedfilter-", dir=folder)
+    raw = _Output(descriptor, "r+b", place)
+    raw.name = name
     try:
-        raw = _Output(descriptor, "r+b", place)
-        raw.name = name
+        if not is_named:
+            _remove(Path(name))
         with io.BufferedRandom(raw) as file:
             yield file
     finally:
-        try:
-            Path(name).unlink()
-        except PermissionError:  # Windows removes no file that is open
-            atexit.register(Path(name).unlink, missing_ok=True)
+        _remove(Path(name))
+
+
+def _remove(path: Path) -> None:
+    try:
+        path.unlink(missing_ok=True)
+    except PermissionError:  # Windows removes no file that is open
+        atexit.register(path.unlink, missing_ok=True)
 
 
 class _Output(io.FileIO):

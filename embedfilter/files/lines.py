@@ -89,7 +89,9 @@ def part_texts(table: Table, values: list[Any], first: int) -> list[str]:
             lines = table.names == ["text"] and table.n_rows is None
             place = f"line {number + 1}" if lines else f"row {number}"
             found = "none" if value is None or isinstance(value, str) else shown(value)
-            raise EmbedFilterError(f"{table.where}: expected a text in {place}, found {found}")
+            raise EmbedFilterError(
+                f"{table.where}: expected a text in {place}, found {found}: leave it out"
+            )
         texts.append(text)
     return texts
 

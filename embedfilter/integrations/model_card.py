@@ -86,5 +86,6 @@ def keep_description(model: Any, folder: Path) -> None:
 
 
 def _set(model: Any, text: str) -> None:
-    # As sentence-transformers does with the README.md of a model that it opens.
+    # As sentence-transformers does with the README.md of a model that it opens. It has no public
+    # name: under another one the stock text would be written, which a test would tell.
     model._model_card_text = text

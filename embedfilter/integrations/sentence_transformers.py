@@ -265,8 +265,11 @@ def _spell_out(config: Path) -> None:
     found = json.loads(config.read_text(encoding="utf-8"))
     if "pooling_mode" not in found:
         return
-    mode = found.pop("pooling_mode")
+    mode = found["pooling_mode"]
     modes = [mode] if isinstance(mode, str) else mode
+    if list(modes) != [name for name in _POOLING_FLAGS if name in modes]:
+        return  # flags have an order of their own
+    del found["pooling_mode"]
     spelt = {"word_embedding_dimension": found.pop("embedding_dimension")}
     spelt |= {flag: name in modes for name, flag in _POOLING_FLAGS.items()}
     config.write_text(json.dumps(spelt | found, indent=2), encoding="utf-8")

@@ -127,13 +127,15 @@ class EmbedFilterTransformer(
             the filter's, wrong parameters or such that contradict the source, or an `X` of too
             low a rank where it is the source.
         """
+        if not isinstance(self.calibrate, (bool, np.bool_)):
+            raise TypeError(f"calibrate: expected True or False, found {self.calibrate!r}")
         X = self._validated(X, reset=True)
         size: dict[str, Any] = {"ratio": self.ratio, "n_components": self.n_components}
         kind = self.kind
         if kind is None:
             kind = "late" if self.calibrate else "edge"
         if self.source is None:
-            f = self._fit_to(X, size, kind)
+            f = self._fit_to(X, self._before_calibration(size, kind, X.shape[1]), kind)
         elif isinstance(self.source, EmbedFilter) or _is_filter(self.source):
             f = self._cut(size)
         else:
@@ -233,7 +235,8 @@ class EmbedFilterTransformer(
             one name.
         """
         check_is_fitted(self)
-        names = input_features if self._has_features else None
+        has_features = getattr(self, "_has_features", True)  # not of older pickles
+        names = input_features if has_features else None
         return super().get_feature_names_out(names)  # type: ignore[no-any-return]
 
     @property

@@ -180,7 +180,7 @@ def open_vocabulary(tokenizer: Any) -> Vocabulary:
     """
     if isinstance(tokenizer, (str, bytes, os.PathLike)):
         path = Path(os.fsdecode(tokenizer))
-        if not exists(path):
+        if not exists(path) and ollama_file(tokenizer) is None:
             raise CheckpointError(f"{path}: {NOT_THERE}")
         is_json = ending(path) == ".json"
         found = _from_json(InputFile(path)) if is_json else find_vocabulary(tokenizer)

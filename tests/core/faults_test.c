@@ -260,7 +260,7 @@ static size_t wrong_loading(void) {
     size_t wrong = 0;
     ef_detail detail = {0};
     no_library = true;
-    wrong += !refused("cannot");
+    wrong += !refused("cannot be opened");
     no_library = false;
     no_function = OPENBLAS_PREFIX "dlaed4_";
     wrong += !refused("dlaed4");

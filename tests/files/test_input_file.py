@@ -59,12 +59,6 @@ def test_an_error_of_the_system_names_the_file(tmp_path):
     descriptor = os.open(tmp_path / "written", os.O_WRONLY | os.O_CREAT)
     os.dup2(descriptor, file._file.fileno())  # not open for reading
     os.close(descriptor)
-    file.size = 0
     with pytest.raises(CheckpointError, match=r"file: cannot be read: Bad file descriptor"):
-        _read(file)
+        file.read(0, 10)
     file.close()
-
-
-def _read(file):
-    file.size = 10
-    file.read(0, 10)

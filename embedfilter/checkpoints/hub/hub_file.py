@@ -263,9 +263,16 @@ class _KeptBytes:
         """Write fetched bytes at their place; `add` makes them count."""
         view = memoryview(data)
         with self._errors():
-            os.lseek(self._data, offset, os.SEEK_SET)
             while view:
-                view = view[os.write(self._data, view) :]
+                count = self._write_some(offset, view)
+                view, offset = view[count:], offset + count
+
+    def _write_some(self, offset: int, view: memoryview) -> int:
+        """Write the beginning of a view, and return how many bytes. A fork shares the position."""
+        if hasattr(os, "pwrite"):
+            return os.pwrite(self._data, view, offset)
+        os.lseek(self._data, offset, os.SEEK_SET)
+        return os.write(self._data, view)
 
     def add(self, start: int, stop: int) -> None:
         """Record that bytes `start` to `stop` have been written."""

@@ -6,6 +6,7 @@ A batch's list column is one flat array of numbers, so that it becomes a matrix 
 from __future__ import annotations
 
 import contextlib
+import io
 from typing import TYPE_CHECKING, Any, BinaryIO
 
 import numpy as np
@@ -34,6 +35,7 @@ __all__ = [
     "ArrowTable",
     "arrow_errors",
     "common_schema",
+    "is_footer",
     "open_arrow",
     "open_parquet",
     "open_partitions",
@@ -320,6 +322,18 @@ def open_arrow(path: Path, where: str, *, is_stream: bool) -> ArrowTable:
         table = ArrowTable(where, "arrow", reader.schema, stack.pop_all())
     table._source, table._stream = reader, mapped
     return table
+
+
+def is_footer(whole: bytes, kind: str) -> bool:
+    """Tell whether this would be a Parquet file, or an Arrow file, but for its rows."""
+    try:
+        if kind == "parquet":
+            pq.read_metadata(io.BytesIO(whole))
+        else:
+            pa.ipc.open_file(whole).close()
+    except (OSError, ValueError, pa.ArrowException):
+        return False
+    return True
 
 
 def open_stream(stream: BinaryIO, where: str) -> ArrowTable:

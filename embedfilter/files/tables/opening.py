@@ -44,9 +44,8 @@ _STARTS = {
     b"ARROW1": "arrow", b"\xff\xff\xff\xff": "stream", b"FEA1": "feather1",
     b"PGCOPY\n\xff": "pgcopy",
 }  # fmt: skip
-# The end of a file and the beginning of another.
-_JOINTS = {"parquet": b"PAR1PAR1", "arrow": b"ARROW1ARROW1\0\0"}
-_LEAST_FOOTER = 32  # bytes
+# The end of a file, and the beginning of another.
+_JOINTS = {"parquet": (b"PAR1", b"PAR1"), "arrow": (b"ARROW1", b"ARROW1\0\0")}
 _REFUSED = {
     "feather1": "a Feather file of version 1",
     "pgcopy": "PostgreSQL's binary COPY: COPY ... WITH (FORMAT csv, HEADER) makes text",
@@ -300,7 +299,7 @@ def _open_stream(
     if kind not in _READ_BY_ENDING:
         raise _unknown(where, kind, start)
     # What is not read from its beginning to its end goes through a file, gone once it is open.
-    with temporary_file() as file:
+    with temporary_file(is_named=True) as file:
         _copy(buffered, file, where, str(kind))
         file.flush()
         return _open_file(Path(file.name), where, kind, start, key)
@@ -308,22 +307,34 @@ def _open_stream(
 
 def _copy(stream: BinaryIO, file: BinaryIO, where: str, kind: str) -> None:
     """Copy a stream to a file; raise for several files one after another: one would be read."""
-    joint, last, n = _JOINTS.get(kind), b"", 0
+    joint, last, n = b"".join(_JOINTS.get(kind, ())), b"", 0
     while True:
         with reading(where):
             block = stream.read(1 << 20)
         if not block:
             return
-        if joint is not None:
-            seen = last + block
-            place = seen.find(joint)
-            # Before it is the length of a footer; a text of these letters has another number there.
-            length = int.from_bytes(seen[max(0, place - 4) : max(0, place)], "little")
-            if _LEAST_FOOTER <= length < n + len(block):
-                raise joined(where, f"{kind.capitalize()} file")
-            last = seen[-len(joint) - 3 :]
-        n += len(block)
         file.write(block)
+        if joint:
+            seen = last + block
+            for found in re.finditer(b"(?=%s)" % re.escape(joint), seen):
+                if _ends_a_file(file, n - len(last) + found.start(), kind):
+                    raise joined(where, f"{kind.capitalize()} file")
+            last = seen[-len(joint) + 1 :]
+            file.seek(0, io.SEEK_END)
+        n += len(block)
+
+
+def _ends_a_file(file: BinaryIO, place: int, kind: str) -> bool:
+    """Tell whether the letters at a place end a file, not a text: a footer is before them."""
+    from embedfilter.files.tables.arrow import is_footer  # noqa: PLC0415 - needs pyarrow
+
+    file.seek(max(0, place - 4))
+    length = int.from_bytes(file.read(4), "little")
+    if length > place - 4:
+        return False
+    file.seek(place - 4 - length)
+    end, start = _JOINTS[kind]
+    return is_footer(start + file.read(length + 4) + end, kind)
 
 
 class _StandardInput(io.BufferedReader):

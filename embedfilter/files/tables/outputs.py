@@ -85,9 +85,7 @@ def check_output(output: str, like: str, kind: str | None = None) -> str:
     by_ending = next((name for name, endings in _ENDINGS.items() if found in endings), None)
     if found and by_ending is None and kind is None:
         endings = ", ".join(endings[0] for endings in _ENDINGS.values())
-        raise EmbedFilterError(
-            f"{output}: expected a name that ends in {endings}, or --format, found {found!r}"
-        )
+        raise EmbedFilterError(f"{output}: expected a name that ends in {endings}, found {found!r}")
     if kind is not None and by_ending not in (None, kind):
         raise EmbedFilterError(
             f"{output}: expected a name for --format {kind}, found one of {by_ending}"
