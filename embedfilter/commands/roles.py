@@ -25,17 +25,18 @@ FILTER, MODEL, EMBEDDINGS, TEXTS = "the filter", "the model", "embeddings", "tex
 _ARRAYS = (*NPY, *NPZ, *TORCH, *SAFETENSORS)
 _TABLES = (*PARQUET, *ARROW, *JSON_LINES, *CSV, *TSV)
 _OF_MODELS = ("config.json", "modules.json", "params.json")  # names in their folders
+_OF_TEXT = (b"\x1f\x8b", b"\x28\xb5\x2f\xfd", b"\xff\xfe", b"\xfe\xff")  # compressed, UTF-16
 _LOOKED_AT = 4096  # bytes
 
 
 def check_order(first: tuple[str, str | Path], second: tuple[str, str | Path]) -> None:
     """Raise if two arguments are the other way round, each given with what it is to be.
 
-    Where one of them may be several things, who reads it says what is wrong.
+    Files that may be what they are to be are no fault, whatever else they may be.
     """
     (wanted, path), (other, beside) = first, second
     one, two = _roles(path), _roles(beside)
-    if wanted not in one and other not in two and other in one and wanted in two:
+    if not (wanted in one and other in two) and other in one and wanted in two:
         raise EmbedFilterError(
             f"{path}: expected {wanted} here and {other} in place of {beside}, found them the other"
             " way round"
@@ -79,7 +80,7 @@ def _of_file(path: Path) -> set[str]:
         return {MODEL}
     if is_filter_file(path):
         return {FILTER}
-    if kind in _TABLES:
+    if kind in _TABLES or start.startswith(_OF_TEXT):
         return {EMBEDDINGS, TEXTS}
     if kind in _ARRAYS or b"\x00" in start:
         return {MODEL, EMBEDDINGS}

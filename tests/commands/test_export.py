@@ -19,7 +19,8 @@ def model() -> Path:
 
 
 def test_export(model: Path, tmp_path: Path) -> None:
-    EmbedFilter.from_checkpoint(model, ratio=4).save(tmp_path / "f.safetensors")
+    with pytest.warns(UserWarning, match="bert are encoders"):
+        EmbedFilter.from_checkpoint(model, ratio=4).save(tmp_path / "f.safetensors")
     done = run("export", tmp_path / "f.safetensors", model, "-o", tmp_path / "out", "--json")
     assert not done.stderr
     assert json.loads(done.stdout) == {"output": str(tmp_path / "out"), "dimensions": 96}

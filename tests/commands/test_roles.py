@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gzip
 from pathlib import Path
 
 import numpy as np
@@ -62,6 +63,8 @@ def test_a_model_in_place_of_a_filter(files: dict[str, Path], tmp_path: Path) ->
             f"{model}: expected a filter, found a model: 'embedfilter fit {model} -o"
             " filter.safetensors' makes one of it"
         )
+    line = failure("apply", "no/filter", files["X"], tmp_path / "y.npy")
+    assert line.endswith("no/filter: no such file or folder")
 
 
 def test_other_files_are_named_without_their_bytes(files: dict[str, Path], tmp_path: Path) -> None:
@@ -79,5 +82,9 @@ def test_files_that_may_be_either_are_left_to_their_readers(X: NDArray, tmp_path
     np.save(embeddings, X[:2])
     tokens = run("lens", head, embeddings, "-k", 1)
     assert len(tokens.stdout.splitlines()) == 2
+    packed = tmp_path / "texts.txt.gz"
+    packed.write_bytes(gzip.compress(b"a\n"))
+    line = failure("encode", tmp_path, packed, "-o", tmp_path / "y.npy")
+    assert "the other way round" not in line
     safetensors.numpy.save_file({"x": X[:2]}, tmp_path / "x.safetensors")
     assert run("lens", head, tmp_path / "x.safetensors", "-k", 1).stdout == tokens.stdout

@@ -8,6 +8,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
+from embedfilter import evaluate
 from embedfilter.evaluation.inputs import as_task
 from embedfilter.evaluation.tasks import Labels, Pairs
 
@@ -43,6 +44,18 @@ def test_one_index_in_two_orders(index: str) -> None:
     ):
         with pytest.raises(ValueError, match=f"{name}: expected the order of X's index"):
             as_task(arguments[:2], **{**NOTHING, "scores": arguments[2]})
+
+
+def test_texts_and_labels_in_another_order() -> None:
+    frame = FRAME.set_index(pd.Index(list("abcdef")))
+    texts = pd.Series(list("uvwxyz"), frame.index)
+    for given, judged, name in (
+        (texts, {"labels": frame["label"].iloc[::-1]}, "labels"),
+        ((texts, texts), {"scores": frame["score"].iloc[::-1]}, "scores"),
+        ((texts, texts.iloc[::-1]), {"scores": frame["score"]}, r"X\[1\]"),
+    ):
+        with pytest.raises(ValueError, match=f"{name}: expected the order of X's index"):
+            evaluate(given, encode_with="no/model", **judged)
 
 
 def test_an_index_that_says_nothing_of_the_order() -> None:

@@ -13,7 +13,7 @@ from embedfilter.files.atomic import temporary_file
 
 def test_a_temporary_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
-    with temporary_file() as file:
+    with temporary_file(is_named=True) as file:
         file.write(b"some bytes")
         file.flush()
         assert Path(file.name).read_bytes() == b"some bytes"
@@ -21,6 +21,16 @@ def test_a_temporary_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> No
         assert file.read() == b"bytes"
         assert Path(file.name).parent == tmp_path
     assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="it removes no file that is open")
+def test_a_temporary_file_without_a_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+    with temporary_file() as file:
+        assert list(tmp_path.iterdir()) == []
+        file.write(b"some bytes")
+        file.seek(5)
+        assert file.read() == b"bytes"
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="there are no such limits")

@@ -255,6 +255,11 @@ def test_calibrating_cuts(
     late = EmbedFilter.from_checkpoint(smollm2, ratio=2, kind="late")
     fitted = EmbedFilterTransformer(smollm2, calibrate=True, **size).fit(X)
     assert fitted.filter_ == late.calibrate(X, n_components=72)
+    alone = EmbedFilterTransformer(calibrate=True, **size).fit(X)
+    of_rows = EmbedFilter.from_matrix(X, ratio=2, kind="late")
+    assert alone.filter_ == of_rows.calibrate(X, n_components=72)
+    with pytest.raises(TypeError, match="calibrate: expected True or False, found 'vocabulary'"):
+        EmbedFilterTransformer(smollm2, calibrate="vocabulary", **size).fit(X)
     few = EmbedFilterTransformer(half.truncate(100), calibrate=True, **size).fit(X)
     assert few.filter_ == half.truncate(100).calibrate(X, n_components=72)
 

@@ -178,7 +178,7 @@ def test_a_tokenizer_json_that_is_no_file(tmp_path: Path) -> None:
     (tmp_path / "tokenizer.json").mkdir()
     with pytest.raises(CheckpointError, match="not a regular file"):
         open_vocabulary(tmp_path)
-    with pytest.raises(CheckpointError, match="found none"):
+    with pytest.raises(CheckpointError, match="other: no such file or folder"):
         open_vocabulary(tmp_path / "other")
 
 

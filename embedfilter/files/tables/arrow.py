@@ -330,7 +330,7 @@ def is_footer(whole: bytes, kind: str) -> bool:
         if kind == "parquet":
             pq.read_metadata(io.BytesIO(whole))
         else:
-            pa.ipc.open_file(whole).close()
+            pa.ipc.open_file(whole)
     except (OSError, ValueError, pa.ArrowException):
         return False
     return True

@@ -407,10 +407,26 @@ def test_without_huggingface_hub(monkeypatch):
     monkeypatch.setitem(sys.modules, "huggingface_hub", None)
     for name in ("repository", "hub_file", "hub_errors"):
         monkeypatch.delitem(sys.modules, f"embedfilter.checkpoints.hub.{name}", raising=False)
-    with pytest.raises(
-        ImportError, match=r"'owner/model': no such.*pip install \"embedfilter\[hub"
-    ):
+    with pytest.raises(ImportError, match=r"owner/model: no such.*pip install \"embedfilter\[hub"):
         open_unembedding(ID)
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="there are no forks")
+def test_what_is_kept_beside_a_fork(tmp_path: Path) -> None:
+    """A child has the same open file: a position that one sets is the other's too."""
+    from embedfilter.checkpoints.hub.hub_file import _KeptBytes
+
+    half, step = 1 << 23, 1 << 10
+    kept = _KeptBytes(tmp_path / "file", 2 * half)
+    child = os.fork()
+    first, byte = (half, b"c") if child == 0 else (0, b"p")
+    for offset in range(first, first + half, step):
+        kept.write(byte * step, offset)
+    if child == 0:
+        os._exit(0)
+    assert os.waitpid(child, 0)[1] == 0
+    kept.close()
+    assert (tmp_path / "file").read_bytes() == b"p" * half + b"c" * half
 
 
 # ---- The command line --------------------------------------------------------------------------

@@ -76,13 +76,19 @@ def test_a_joint_where_the_blocks_of_a_pipe_meet(monkeypatch: pytest.MonkeyPatch
             ids(data + first, monkeypatch)
 
 
-@pytest.mark.parametrize("text", ["PAR1PAR1", "ARROW1ARROW1\0\0", "the joint is PAR1PAR1"])
+@pytest.mark.parametrize(
+    "text",
+    ["PAR1PAR1", "ARROW1ARROW1\0\0", "the joint is PAR1PAR1", "PAR1PAR1" + "a" * 100,
+     "PAR1PAR1PAR1" + "a" * 1000],
+)  # fmt: skip
 def test_texts_about_it_are_no_joint(text: str, monkeypatch: pytest.MonkeyPatch) -> None:
     table = TABLES[0].append_column("text", pa.array([text] * 50))
     for kind in ("parquet", "arrow"):
         data = written(kind, table)
         assert text.encode() in data
         assert ids(data, monkeypatch) == table["id"].to_pylist()
+        with pytest.raises(EmbedFilterError, match="several one after another"):
+            ids(data + data, monkeypatch)
 
 
 VALUES: dict[str, list[Any]] = {
