@@ -27,9 +27,11 @@ from embedfilter.commands.common import (
     template_option,
     threads_option,
 )
-from embedfilter.errors import EmbedFilterError
+from embedfilter.errors import EmbedFilterError, warn_user
 
 __all__ = ["calibrate"]
+
+_FEW_ROWS = 20  # as many as docs/results.md has measured
 
 
 @click.command(options_metavar="-o OUTPUT [OPTIONS]")
@@ -157,6 +159,11 @@ def calibrate(
         if source is None:
             raise
         raise EmbedFilterError(f"{source}: {detail}") from None
+    if vocabulary is None and statistics.n_rows < _FEW_ROWS:
+        warn_user(
+            f"{embeddings}: {statistics.n_rows} rows are few to calibrate on: {_FEW_ROWS} or more,"
+            " or the model's words beside them (--vocabulary), do better"
+        )
     g.save(output)
     facts = {
         "filter": str(output),

@@ -217,7 +217,7 @@ def read_beside(path: Path | None, embeddings: Path, n_rows: int) -> list[str] |
     texts = read_texts(path)
     if len(texts) < n_rows:
         raise EmbedFilterError(
-            f"{path}: expected a text for each row of {embeddings}, found {len(texts)}"
+            f"{path}: expected {n_rows} texts, one for each row of {embeddings}, found {len(texts)}"
         )
     return texts[:n_rows]
 

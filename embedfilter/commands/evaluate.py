@@ -183,6 +183,7 @@ def _naming(files: dict[str, Path | None]) -> Iterator[None]:
         file = files.get(argument.partition("[")[0])
         if file is None:
             raise
+        detail = detail.replace(" of X,", f" of {files['X']},", 1)  # "each row of X, found ..."
         raise EmbedFilterError(f"{file}: {detail}") from None
 
 

@@ -144,7 +144,8 @@ def advise(scores: dict[Key, Measure], filters: Iterable[str], measure: str) -> 
         )
         return Advice(text, False, best)
     chosen = [judge.sentence(name, k, measure) for k, name in sorted(best.items(), reverse=True)]
-    return Advice(f"Best here: {'; '.join(chosen)}.", None, best)
+    text = f"Best here: {'; '.join(chosen)}. No filter of a model was among them."
+    return Advice(text, None, best)
 
 
 def command_for(

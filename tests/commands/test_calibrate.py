@@ -24,6 +24,12 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
+def test_few_rows_are_warned_of(folder: Path, tmp_path: Path) -> None:
+    np.save(tmp_path / "few.npy", np.load(folder / "sample.npy")[:5])
+    done = run("calibrate", folder / "filter", tmp_path / "few.npy", "-o", tmp_path / "g")
+    assert "few.npy: 5 rows are few to calibrate on: 20 or more, or" in done.stderr
+
+
 def test_calibrate(folder: Path, tmp_path: Path) -> None:
     output = tmp_path / "g"
     done = run("calibrate", folder / "filter", folder / "sample.npy", "-o", output)

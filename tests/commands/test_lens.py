@@ -168,4 +168,4 @@ def test_texts_beside_the_vectors(
     assert picture.stat().st_size > 0
     texts.write_text("one\n")
     line = failure("lens", checkpoint, embeddings, "--texts", texts)
-    assert f"{texts}: expected a text for each row of {embeddings}, found 1" in line
+    assert f"{texts}: expected 20 texts, one for each row of {embeddings}, found 1" in line
