@@ -33,7 +33,12 @@ MISTAKES = [
     ("lens.c", "logit >= atomic_load", "logit < atomic_load", "the worst ones"),
     ("lens.c", "(uint32_t)(lens->n_rows + row)", "(uint32_t)row", "ids begin again"),
     ("lens.c", "if (!isfinite(logit))", "if (false)", "NaN is let through"),
-    ("openblas.c", "    if (confined)\n", "    if (false)\n", "the caller stays on one processor"),
+    (
+        "system_posix.c",
+        "    if (confined)\n",
+        "    if (false)\n",
+        "the caller stays on one processor",
+    ),
     ("openblas.c", "atomic_load_explicit(&loaded", "!atomic_load_explicit(&loaded", "not loaded"),
     ("project.c", "f->mean + input", "f->mean", "the mean of the first run taken off all"),
     (
@@ -77,7 +82,7 @@ MISTAKES = [
     ),
     (
         "threads.c",
-        "        while (l->n_inside > 0)\n            pthread_cond_wait(&l->finish, &pool.mutex);",
+        "        while (l->n_inside > 0)\n            ef_wait(&l->finish, &pool.mutex);",
         "",
         "workers are left behind",
     ),
