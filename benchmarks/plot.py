@@ -218,7 +218,7 @@ def overview(report: dict[str, Any]) -> plt.Figure:
     shown = {
         "late": ("the head alone", "#2a9d8f"),
         "vocabulary": ("calibrated on the model's vocabulary", "#e09f3e"),
-        "the same, vocabulary as prior": ("and on own texts", "#d1495b"),
+        "the same, vocabulary as prior": ("calibrated on the vocabulary and own texts", "#d1495b"),
     }
     for ax, row, name in zip(axes, report["models"], names, strict=True):
         plain = row["methods"]["no filter"]["1"]["mean"]
