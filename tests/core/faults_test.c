@@ -246,6 +246,12 @@ static size_t survived(size_t operation) {
     }
 }
 
+#ifdef _WIN32
+#define NO_FILE "cannot be opened"
+#else
+#define NO_FILE "cannot open shared object file"
+#endif
+
 /* Whether a decomposition is refused because of OpenBLAS, for which the reason has this word. */
 static bool refused(const char *word) {
     double one[1] = {1.0}, value[1];
@@ -260,7 +266,7 @@ static size_t wrong_loading(void) {
     size_t wrong = 0;
     ef_detail detail = {0};
     no_library = true;
-    wrong += !refused("cannot be opened");
+    wrong += !refused(NO_FILE);
     no_library = false;
     no_function = OPENBLAS_PREFIX "dlaed4_";
     wrong += !refused("dlaed4");
