@@ -167,8 +167,7 @@ static void *open_confined(const char *path) {
     cpu_set_t before, one;
     const int cpu = sched_getcpu();
     CPU_ZERO(&one);
-    if (cpu >= 0)
-        CPU_SET(cpu, &one);
+    CPU_SET((size_t)cpu, &one); /* nothing for -1, which is far beyond the set */
     const bool confined = sched_getaffinity(0, sizeof before, &before) == 0 &&
                           sched_setaffinity(0, sizeof one, &one) == 0;
     void *library = dlopen(path, RTLD_NOW | RTLD_LOCAL);
@@ -184,11 +183,10 @@ void *ef_open_library(const char *path, bool confined, char why[], size_t why_by
     void *library = confined ? open_confined(path) : dlopen(path, RTLD_NOW | RTLD_LOCAL);
     if (library != NULL)
         return library;
-    const char *said = dlerror(), *named = said == NULL ? NULL : strstr(said, path);
+    const char *said = dlerror(), *named = strstr(said, path);
     if (named != NULL && strncmp(named + strlen(path), ": ", 2) == 0)
         said = named + strlen(path) + 2; /* musl says something before it */
-    snprintf(why, why_bytes, "%s",
-             said == NULL || strchr(said, '/') != NULL ? "cannot be opened" : said);
+    snprintf(why, why_bytes, "%s", strchr(said, '/') != NULL ? "cannot be opened" : said);
     return NULL;
 }
 

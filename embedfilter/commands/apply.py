@@ -181,7 +181,8 @@ def _filter(
             f"--output-column: expected none for {output}, which has no columns, found"
             f" {output_column!r}"
         )
-    if output_column is not None and output_column != source and output_column in table.names:
+    is_other = output_column is not None and output_column != source and chosen not in ARRAYS
+    if is_other and output_column in table.names:
         raise EmbedFilterError(
             f"--output-column: expected a name that {table.where} has not, found"
             f" {output_column!r}, whose values would be lost"

@@ -145,7 +145,9 @@ def evaluate(
     for name in (model, encode_with):
         if name is not None:
             check_order((EMBEDDINGS if encode_with is None else TEXTS, embeddings), (MODEL, name))
-    source = model if filter_file is None else load_filter(filter_file, embeddings)
+    if filter_file is not None:
+        load_filter(filter_file, embeddings)  # a checkpoint is none
+    source = model if filter_file is None else filter_file  # by name, for the advice
     read: Any = (
         functools.partial(read_rows, column=column, key=key)
         if encode_with is None

@@ -46,8 +46,9 @@ def check_order(first: tuple[str, str | Path], second: tuple[str, str | Path]) -
 def is_model(path: str | Path) -> bool:
     """Tell whether there is a model, and nothing else that a command takes."""
     from embedfilter.checkpoints.layouts.ollama import PREFIX  # noqa: PLC0415 - light --help
+    from embedfilter.files.folder import exists  # noqa: PLC0415
 
-    is_there = Path(path).exists() or str(path).startswith(PREFIX)
+    is_there = exists(Path(path)) or str(path).startswith(PREFIX)
     return is_there and _roles(path) == {MODEL}
 
 

@@ -92,9 +92,11 @@ def encoded(
             isinstance(texts, str) or not all(isinstance(text, str) for text in texts)
         ):
             raise TypeError(f"{name}: expected a list of texts to encode, found {type(texts)}")
-    beside = {name: judged.get(name) for name in ("labels", "scores")} | {"X[1]": lists[-1]}
+    beside = {"labels": judged.get("labels")}
+    if isinstance(X, tuple) and X:  # of a pair each
+        beside |= {"X[1]": X[-1], "scores": judged.get("scores")}
     for name, values in beside.items():
-        _refuse_other_order(lists[0], values, name)
+        _refuse_other_order(lists[0] if lists else None, values, name)
     rows = tuple(np.ones((len(texts), 1), np.float32) for texts in lists)  # as many
     judged["queries"] = None if queries is None else np.ones((len(queries), 1), np.float32)
     check_inputs(rows if isinstance(X, tuple) else rows[0], None, **judged)

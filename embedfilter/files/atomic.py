@@ -134,7 +134,7 @@ def _put(temporary: Path, target: Path) -> None:
 def temporary_file(*, is_named: bool = False) -> Iterator[BinaryIO]:
     """Open a file to write and to read, by its name, too, if asked, until the block ends.
 
-    A file without a name is gone whatever ends the process.
+    A file without a name is gone whatever ends the process, but on Windows.
 
     Raises
     ------

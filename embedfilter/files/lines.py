@@ -90,7 +90,8 @@ def part_texts(table: Table, values: list[Any], first: int) -> list[str]:
             place = f"line {number + 1}" if lines else f"row {number}"
             found = "none" if value is None or isinstance(value, str) else shown(value)
             raise EmbedFilterError(
-                f"{table.where}: expected a text in {place}, found {found}: leave it out"
+                f"{table.where}: expected a text in {place}, found {found}: leave the row out,"
+                " and what is beside it in other files"
             )
         texts.append(text)
     return texts

@@ -88,6 +88,25 @@ def test_the_key_of_a_batch_that_openai_answered(filter_file: Path, tmp_path: Pa
     assert line.endswith(f"found one inside of 'response': --column {way}")
 
 
+def test_no_key_is_overwritten(filter_file: Path, tmp_path: Path) -> None:
+    path, out = tmp_path / "x.jsonl", tmp_path / "o.jsonl"
+    rows = [{"embedding": x.tolist()} for x in X]
+    rows[1]["small"] = "precious"  # not in the first row
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    line = failure("apply", filter_file, path, out, "--output-column", "small")
+    assert line.endswith(
+        "expected a key that no row has, found 'small', whose values would be lost"
+    )
+    path.write_text("".join(json.dumps({"data": row, "small": 1}) + "\n" for row in rows))
+    line = failure("apply", filter_file, path, out, "--column", "data.embedding",
+                   "--output-column", "small")  # fmt: skip
+    assert "found 'small', whose values would be lost" in line
+    FRAME.to_parquet(tmp_path / "x.parquet")
+    line = failure("apply", filter_file, tmp_path / "x.parquet", out, "--output-column", "id")
+    assert "--output-column: expected a name that" in line
+    assert not out.exists()
+
+
 def test_a_key_with_a_dot_in_its_name(f: EmbedFilter, filter_file: Path, tmp_path: Path) -> None:
     path = tmp_path / "x.jsonl"
     path.write_text("".join(json.dumps({"a.b": x.tolist(), "a": {"b": LIST}}) + "\n" for x in X))

@@ -268,6 +268,9 @@ static size_t wrong_loading(void) {
     no_library = true;
     wrong += !refused(NO_FILE);
     no_library = false;
+    char why[64];
+    wrong += __real_ef_open_library("nowhere.so", false, why, sizeof why) != NULL ||
+             strstr(why, "cannot") == NULL;
     no_function = OPENBLAS_PREFIX "dlaed4_";
     wrong += !refused("dlaed4");
     no_function = "";

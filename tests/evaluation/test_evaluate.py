@@ -358,6 +358,7 @@ def test_the_command(head: NDArray, tmp_path: Path, rng: np.random.Generator) ->
     assert report["advice"]["use_filter"] is True
     assert {result["dimension"] for result in report["results"]} == {32, 16}
     assert report["advice"]["text"] in (tmp_path / "r.html").read_text()
+    assert f"embedfilter apply {tmp_path / 'f.safetensors'} " in done.stdout
 
 
 def test_what_is_wrong_with_the_output_is_told_before_the_work(

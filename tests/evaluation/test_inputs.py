@@ -9,6 +9,7 @@ import pandas as pd
 import pytest
 
 from embedfilter import evaluate
+from embedfilter.evaluation import inputs
 from embedfilter.evaluation.inputs import as_task
 from embedfilter.evaluation.tasks import Labels, Pairs
 
@@ -56,6 +57,17 @@ def test_texts_and_labels_in_another_order() -> None:
     ):
         with pytest.raises(ValueError, match=f"{name}: expected the order of X's index"):
             evaluate(given, encode_with="no/model", **judged)
+
+
+def test_scores_of_pairs_have_an_index_of_their_own(monkeypatch: pytest.MonkeyPatch) -> None:
+    def reached(*_: object, **__: object) -> None:
+        raise NotImplementedError
+
+    monkeypatch.setattr(inputs, "check_inputs", reached)  # which comes next, before the model
+    texts = pd.Series(list("uvwxyz"), range(6))
+    scores = pd.Series(np.arange(6.0), range(5, -1, -1))  # of pairs, not of rows
+    with pytest.raises(NotImplementedError):
+        evaluate(texts, encode_with="no/model", pairs=[[0, 1]] * 6, scores=scores)
 
 
 def test_an_index_that_says_nothing_of_the_order() -> None:

@@ -106,7 +106,7 @@ def _is_model_or_tensor(source: Any) -> bool:
 def _from_array_like(source: Any, argument: str) -> NDArray[Any]:
     if isinstance(source, np.ma.MaskedArray):
         raise TypeError(f"{argument}: expected an array without a mask, found a masked array")
-    if isinstance(source, np.ndarray) and source.dtype == object:
+    if isinstance(source, np.ndarray) and source.dtype == object and source.ndim != 1:
         raise TypeError(
             f"{argument}: expected an array of numbers, found dtype object: astype makes it one"
         )

@@ -45,6 +45,7 @@ _STARTS = {
     b"PGCOPY\n\xff": "pgcopy",
 }  # fmt: skip
 # The end of a file, and the beginning of another.
+_LARGEST_FOOTER = 1 << 28  # bytes
 _JOINTS = {"parquet": (b"PAR1", b"PAR1"), "arrow": (b"ARROW1", b"ARROW1\0\0")}
 _REFUSED = {
     "feather1": "a Feather file of version 1",
@@ -330,7 +331,7 @@ def _ends_a_file(file: BinaryIO, place: int, kind: str) -> bool:
 
     file.seek(max(0, place - 4))
     length = int.from_bytes(file.read(4), "little")
-    if length > place - 4:
+    if not 0 < length <= min(place - 4, _LARGEST_FOOTER):
         return False
     file.seek(place - 4 - length)
     end, start = _JOINTS[kind]

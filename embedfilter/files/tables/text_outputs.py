@@ -16,6 +16,8 @@ from embedfilter.errors import EmbedFilterError
 from embedfilter.files.tables.records import InnerPart
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
+
     from numpy.typing import NDArray
 
     from embedfilter.files.tables.base import Layout, Part
@@ -44,6 +46,7 @@ class JsonLinesOutput:
             self._write_inside(part, rows.tolist())
             return
         for record, row in zip(part.records(name), rows.tolist(), strict=True):
+            self._check_is_new(record)
             text = self._list % tuple(row)
             items = record if name in record else {**record, name: None}
             cells = [
@@ -60,8 +63,18 @@ class JsonLinesOutput:
         for i, row in enumerate(rows):
             numbers = [read(number % value) for value in row]
             is_there = name == ".".join(part.way)
+            if not is_there:
+                self._check_is_new(part.whole[i])
             record = part.put(i, numbers) if is_there else {**part.whole[i], name: numbers}
             self._target.write(f"{self._json(record, name)}\n".encode("utf-8", "surrogatepass"))
+
+    def _check_is_new(self, record: Mapping[str, Any]) -> None:
+        """Raise if a row has the key that the embedding is to have beside its own."""
+        if self._layout.keeps is not None and self._layout.column in record:
+            raise EmbedFilterError(
+                f"{self._layout.table.where}: --output-column: expected a key that no row has,"
+                f" found {self._layout.column!r}, whose values would be lost"
+            )
 
     def _key(self, key: str) -> str:
         if key not in self._keys:

@@ -420,10 +420,12 @@ def test_what_is_kept_beside_a_fork(tmp_path: Path) -> None:
     kept = _KeptBytes(tmp_path / "file", 2 * half)
     child = os.fork()
     first, byte = (half, b"c") if child == 0 else (0, b"p")
-    for offset in range(first, first + half, step):
-        kept.write(byte * step, offset)
-    if child == 0:
-        os._exit(0)
+    try:
+        for offset in range(first, first + half, step):
+            kept.write(byte * step, offset)
+    finally:
+        if child == 0:
+            os._exit(0)
     assert os.waitpid(child, 0)[1] == 0
     kept.close()
     assert (tmp_path / "file").read_bytes() == b"p" * half + b"c" * half
