@@ -52,5 +52,16 @@ int main(void) {
     check("they became faster", calls_alone(4 * ROWS, THREADS, 100, 60, 0), tried, CALLS / 4);
     check("long calls", calls_alone(1 << 14, THREADS, 1, 2, 0), 0, 0);
     check("calls of too many rows", calls_alone((size_t)1 << 40, THREADS, 1, 2, 0), 0, 0);
+    /* Sizes that there is no record for: all threads that are offered are used. */
+    static const struct {
+        size_t n_rows, n_threads;
+        double per_row;
+    } beyond[] = {
+        {0, THREADS, 1.0}, {1, THREADS, 0.25}, {1 << 20, THREADS, 1.0}, {1, (size_t)1 << 20, 1.0}};
+    for (size_t i = 0; i < sizeof beyond / sizeof *beyond; i++) {
+        const ef_trial trial =
+            ef_begin_trial(beyond[i].n_rows, beyond[i].per_row, beyond[i].n_threads);
+        n_wrong += trial.n_threads != beyond[i].n_threads || trial.record != NULL;
+    }
     return n_wrong > 0;
 }
