@@ -10,23 +10,16 @@ import numpy as np
 import pandas as pd
 import pytest
 from command_line import failure, run
-from numpy.typing import NDArray
+from rows_with_texts import FRAME, IDS, LIST, TEXTS, N, X, their_filter
 
 from embedfilter import EmbedFilter
 
-D, N = 16, 50
-X: NDArray = np.random.default_rng(0).standard_normal((N, D)).astype("f4")
-IDS = list(range(N))
-TEXTS = [f'té"xt, {i}\u2028{chr(0x85)}形' for i in IDS]
-FRAME = pd.DataFrame({"id": IDS, "text": TEXTS, "embedding": X.tolist()})
-LIST = [i + 0.5 for i in range(D)]
 read_lines = functools.partial(pd.read_json, lines=True)
 
 
 @pytest.fixture(scope="module")
 def f() -> EmbedFilter:
-    rng = np.random.default_rng(1)
-    return EmbedFilter.from_matrix(rng.standard_normal((400, D)) * np.geomspace(3, 1, D))
+    return their_filter()
 
 
 @pytest.fixture

@@ -22,25 +22,18 @@ import pytest
 import torch
 from command_line import SCRIPTS, failure, run
 from numpy.typing import NDArray
+from rows_with_texts import FRAME, IDS, LIST, TEXTS, D, N, X, their_filter
 from safetensors.numpy import load_file, save_file
 
 from embedfilter import EmbedFilter
 
-D, N = 16, 50
-X: NDArray = np.random.default_rng(0).standard_normal((N, D)).astype("f4")
-LIST = [i + 0.5 for i in range(D)]
-IDS = list(range(N))
-# What ends a line for other readers, quotes, characters of several bytes.
-TEXTS = [f'té"xt, {i}\u2028{chr(0x85)}形' for i in IDS]
-FRAME = pd.DataFrame({"id": IDS, "text": TEXTS, "embedding": X.tolist()})
 TABLE = pa.table({"id": IDS, "text": TEXTS, "embedding": pa.array(list(X))})
 WIDE = pd.DataFrame(X, columns=[f"e{i}" for i in range(D)])
 
 
 @pytest.fixture(scope="module")
 def f() -> EmbedFilter:
-    rng = np.random.default_rng(1)
-    return EmbedFilter.from_matrix(rng.standard_normal((400, D)) * np.geomspace(3, 1, D))
+    return their_filter()
 
 
 @pytest.fixture
