@@ -26,6 +26,7 @@ from embedfilter.evaluation.findings import Result
 from embedfilter.evaluation.inputs import (
     as_dimensions,
     as_filters,
+    as_given,
     as_source,
     as_task,
     as_words,
@@ -167,8 +168,9 @@ def evaluate(
         )
         d = task.X.shape[1]
         side = halves(unit_rows(task.X), task.links, task.order)
-        wanted = as_dimensions(dimensions, d, source)
-        filters = as_filters(source, d, wanted)
+        given = as_given(source)
+        wanted = as_dimensions(dimensions, d, given)
+        filters = as_filters(source if given is None else given, d, wanted)
     # What is doubtful of a head is said once, not for each kind that is fitted to it.
     told = dict.fromkeys((str(warning.message), warning.category) for warning in caught)
     for message, category in told:

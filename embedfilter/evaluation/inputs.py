@@ -22,7 +22,8 @@ from embedfilter.fitting.cuts import LARGEST_SINE, Accuracy
 from embedfilter.fitting.kinds import check_n_components, kept_directions
 
 __all__ = [
-    "as_dimensions", "as_filters", "as_source", "as_task", "as_words", "check_inputs", "encoded",
+    "as_dimensions", "as_filters", "as_given", "as_source", "as_task", "as_words", "check_inputs",
+    "encoded",
 ]  # fmt: skip
 
 _Rows = NDArray[np.float32]
@@ -212,14 +213,13 @@ def _of_kind(whole: EmbedFilter, kind: str, k: int) -> EmbedFilter | None:
     return EmbedFilter(rows, kept, sigma, kind=kind, metadata=whole.metadata)
 
 
-def as_dimensions(dimensions: Any, d: int, source: Any = None) -> list[int]:
+def as_dimensions(dimensions: Any, d: int, f: EmbedFilter | None = None) -> list[int]:
     """Return the numbers of dimensions to compare at, descending; by default d, d/2, d/4, d/8.
 
     Where there is a filter, its own and those that are smaller, beside d.
     """
     if dimensions is None:
         dimensions = [d // ratio for ratio in (1, 2, 4, 8) if d // ratio]
-        f = as_given(source)
         if f is not None:
             most = min(f.n_components, d)  # one of another width is refused later
             dimensions = [d, most, *(k for k in dimensions if k < most)]
