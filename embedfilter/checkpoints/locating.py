@@ -15,7 +15,7 @@ from embedfilter.files.folder import Folder, exists
 from embedfilter.files.input_file import InputFile
 from embedfilter.files.messages import NOT_THERE
 
-__all__ = ["ENDINGS", "Place", "hub_name", "locate", "ollama_file"]
+__all__ = ["ENDINGS", "Place", "check_named", "hub_name", "locate", "ollama_file"]
 
 ENDINGS = (*SAFETENSORS, *GGUF, ".json", *TORCH, *PICKLES, *NPY, *NPZ)
 """Of files that are checkpoints, or were meant to be."""
@@ -105,6 +105,18 @@ def ollama_file(source: str | bytes | os.PathLike[str]) -> Path | None:
     if not isinstance(source, str) or not source.startswith(PREFIX) or exists(Path(source)):
         return None
     return blob_of(source)
+
+
+def check_named(source: str | os.PathLike[str]) -> None:
+    """Raise for what is not here, and is no name of Ollama's or of the Hub's.
+
+    Raises
+    ------
+    CheckpointError
+        There is no such model.
+    """
+    if ollama_file(source) is None and not exists(Path(source)):
+        hub_name(source)
 
 
 def hub_name(source: str | bytes | os.PathLike[str]) -> tuple[str, str | None]:

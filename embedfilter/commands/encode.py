@@ -93,8 +93,7 @@ def encode(
     import numpy as np  # noqa: PLC0415 - commands import what they need
     from tqdm import tqdm  # noqa: PLC0415
 
-    from embedfilter.checkpoints.locating import hub_name, ollama_file  # noqa: PLC0415
-    from embedfilter.files.folder import exists  # noqa: PLC0415
+    from embedfilter.checkpoints.locating import check_named  # noqa: PLC0415
     from embedfilter.files.lines import open_texts, part_texts  # noqa: PLC0415
     from embedfilter.files.tables.base import EMBEDDING, Layout  # noqa: PLC0415
     from embedfilter.files.tables.outputs import (  # noqa: PLC0415
@@ -116,8 +115,7 @@ def encode(
         raise EmbedFilterError(
             f"{table.where}: expected no column {EMBEDDING!r}, which {output} is to have, found one"
         )
-    if ollama_file(model) is None and not exists(Path(model)):
-        hub_name(model)
+    check_named(model)
     start = time.perf_counter()
     tell_of_opening(model)
     if device is not None:

@@ -30,7 +30,7 @@ except ImportError as error:
     ) from error
 
 from embedfilter.checkpoints.base_head import open_for
-from embedfilter.checkpoints.locating import hub_name, ollama_file
+from embedfilter.checkpoints.locating import check_named, ollama_file
 from embedfilter.checkpoints.sentence_transformers import POOLING, saved_template
 from embedfilter.errors import CheckpointError, warn_user
 from embedfilter.files.endings import GGUF, ending
@@ -399,12 +399,9 @@ def _check_model(model: str | os.PathLike[str]) -> None:
         raise TypeError(f"model: expected a path or an id, found {type(model).__name__}")
     if not os.fspath(model):
         raise ValueError("model: expected a path or an id, found an empty text")
-    if ollama_file(model) is not None:
-        return
+    check_named(model)
     path = Path(model)
-    if not exists(path):
-        hub_name(model)
-    elif path.is_file() and ending(path) not in GGUF:
+    if exists(path) and path.is_file() and ending(path) not in GGUF:
         raise CheckpointError(
             f"{path}: expected a folder of transformers, a GGUF file or an id on the Hub, found"
             " another file"
